@@ -1,0 +1,128 @@
+"""The environment over a profile: CORRAL_EDGE__PORT=9000 is edge.port.
+
+Sections are walked by their types, so that a wrong variable is refused by name with those that would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+
+from app.profile import Layer, SettingsError, absolute
+from deployments.config import ModelSpec
+
+RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME"})
+"""Variables that are not settings: read by load_settings, the command and `corral up`."""
+
+
+class _UnknownVariableError(Exception):
+    """Names the variables that are valid at this place."""
+
+    def __init__(self, valid: list[str]) -> None:
+        super().__init__(valid)
+        self.valid = valid
+
+
+def overrides(settings: type[BaseSettings], environ: Mapping[str, str], models: Any) -> list[Layer]:
+    """One layer for each variable that is a setting; `models` is the profile's mapping, for its ids.
+
+    Raises SettingsError, a line for each variable that is none.
+    """
+    prefix = settings.model_config["env_prefix"]
+    layers, problems = list[Layer](), list[str]()
+    for name in sorted(environ):
+        if name.startswith(prefix) and name not in RESERVED:
+            try:
+                path, value = _walk(
+                    settings, name.removeprefix(prefix).split("__"), environ[name], _ids(models), prefix
+                )
+                layers.append(Layer(f"${name}", _nest(path, value)))
+            except _UnknownVariableError as error:
+                problems.append(_refusal(name, error.valid))
+    if problems:
+        raise SettingsError(*problems)
+    return layers
+
+
+def env_key(name: str) -> str:
+    """How a model id is written in a variable: llama-3.1-8b -> LLAMA_3_1_8B."""
+    return re.sub(r"[-.]", "_", name).upper()
+
+
+def _refusal(name: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    others = f"valid here: {', '.join(valid)}" if valid else "nothing can be set below a single value"
+    return f"${name}: no such setting{hint}; {others}"
+
+
+def _ids(models: Any) -> list[str]:
+    return [str(key) for key in models] if isinstance(models, dict) else []
+
+
+def _walk(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) -> tuple[list[str], Any]:
+    """Follow `parts` down the type `kind`; `spelled` is the variable's name so far. -> (key path, value)."""
+    kind = _not_none(kind)
+    if not parts:
+        return [], _value(kind, text)
+    if get_origin(kind) is dict:
+        return _walk_dict(kind, parts, text, ids, spelled)
+    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+    key = parts[0].lower()
+    if key not in fields or (kind is ModelSpec and key == "id"):
+        raise _UnknownVariableError(
+            [f"{spelled}{field.upper()}" for field in fields if (kind, field) != (ModelSpec, "id")]
+        )
+    path, value = _walk(fields[key].annotation, parts[1:], text, ids, f"{spelled}{parts[0]}__")
+    return [key, *path], value
+
+
+def _walk_dict(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) -> tuple[list[str], Any]:
+    inner = get_args(kind)[1]
+    if inner is not ModelSpec:
+        return ["__".join(parts)], _value(inner, text)
+    for length in range(1, len(parts) + 1):
+        matches = [key for key in ids if env_key(key) == "__".join(parts[:length]).upper()]
+        if len(matches) == 1:
+            rest = "__".join([spelled.removesuffix("__"), *parts[:length], ""])
+            path, value = _walk(inner, parts[length:], text, ids, rest)
+            return [matches[0], *path], value
+    raise _UnknownVariableError([f"{spelled}{env_key(key)}__..." for key in ids])
+
+
+def _not_none(kind: Any) -> Any:
+    """X for `X | None` and for Annotated[X, ...]."""
+    if get_origin(kind) in (Union, types.UnionType):
+        rest = [arg for arg in get_args(kind) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else kind
+    return kind
+
+
+def _value(kind: Any, text: str) -> Any:
+    """Text stays text where text is asked for; elsewhere it is read as JSON if it is JSON. `null` unsets."""
+    if text == "null":
+        return None
+    kind = _not_none(kind)
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:
+    """["edge", "port"], 9000 -> {"edge": {"port": 9000}}; a model's source is made absolute from the working folder."""
+    if len(path) == 3 and path[0] == "models" and path[2] == "source":
+        value = absolute(str(value), Path.cwd())
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)

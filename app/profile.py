@@ -1,0 +1,157 @@
+"""Profiles as files: found, parsed, laid over each other, and remembered for error messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROFILES = Path(__file__).parent / "profiles"
+"""The folder of the built-in profiles, NAME.yaml."""
+
+
+class SettingsError(Exception):
+    """The profile or the environment is wrong. The text has one line for each problem."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place that settings were written: a file, or a variable of the environment."""
+
+    name: str
+    data: dict[str, Any]
+
+
+def built_in() -> list[str]:
+    """The names of the built-in profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def read_layers(profile: str | Path) -> list[Layer]:
+    """The profile and, before it, what it extends. Relative sources are made absolute, each from its own file."""
+    layers: list[Layer] = []
+    path, seen = _find(profile, Path.cwd()), list[Path]()
+    while True:
+        if path in seen:
+            raise SettingsError(f"{path}: extends: goes round in a circle: {' -> '.join(map(str, [*seen, path]))}")
+        seen.append(path)
+        data = _anchored(parse(path), path.parent)
+        parent = data.pop("extends", None)
+        layers.insert(0, Layer(str(path), data))
+        if parent is None:
+            return layers
+        path = _find(str(parent), path.parent, f"{path}: extends: ")
+
+
+def merged(layers: list[Layer]) -> dict[str, Any]:
+    """All layers in one, later over earlier; an inherited model set to null is dropped."""
+    data: dict[str, Any] = {}
+    for layer in layers:
+        inherited = data.get("models")
+        data = deep_merge(data, layer.data)
+        if isinstance(inherited, dict) and isinstance(data.get("models"), dict):
+            data["models"] = {k: v for k, v in data["models"].items() if v is not None or k not in inherited}
+    return data
+
+
+def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; anything else above replaces what is below."""
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        both[key] = deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
+
+
+def origin(layers: list[Layer], path: tuple[str, ...], message: str = "") -> str:
+    """The uppermost layer that says `path` (with a key that `message` calls unknown), or as much of it as any does."""
+    unknown = re.match(r"unknown key '([^']*)'", message)
+    path = (*path, unknown[1]) if unknown else path
+    for length in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            if _has(layer.data, path[:length]):
+                return layer.name
+    return layers[-1].name
+
+
+def _has(data: Any, path: tuple[str, ...]) -> bool:
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            return False
+        data = data[key]
+    return True
+
+
+def absolute(source: str, base: Path) -> str:
+    """Make a local path (./x, ../x, ~/x, /x) absolute; leave everything else as it is."""
+    if source in (".", "..") or source.startswith(("./", "../", "~", "/")):
+        return str((base / Path(source).expanduser()).resolve())
+    return source
+
+
+def _find(profile: str | Path, base: Path, where: str = "") -> Path:
+    if isinstance(profile, str) and profile in built_in():
+        return PROFILES / f"{profile}.yaml"
+    path = (base / Path(profile).expanduser()).resolve()
+    if path.is_file():
+        return path
+    raise SettingsError(
+        f"{where}{profile}: there is no profile of that name and no such file; "
+        f"built-in profiles: {', '.join(built_in())}"
+    )
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """A YAML file's top mapping ({} if it is empty). Raises SettingsError with the line of a mistake."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        raise SettingsError(f"{path}:{line} not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        raise SettingsError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict | None):
+        raise SettingsError(f"{path}: a profile is keys and values (models: ...), not a {type(data).__name__}")
+    return data or {}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if lines.setdefault(str(key.value), line) != line and key.value != "<<":
+                problem = f"the key {key.value!r} is already there on line {lines[str(key.value)]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The same data with the models' and adapters' local paths absolute."""
+    models = data.get("models")
+    if not isinstance(models, dict):
+        return data
+    return {**data, "models": {key: _anchored_model(spec, base) for key, spec in models.items()}}
+
+
+def _anchored_model(spec: Any, base: Path) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    spec = dict(spec)
+    if isinstance(spec.get("source"), str):
+        spec["source"] = absolute(spec["source"], base)
+    lora = spec.get("lora")
+    if isinstance(lora, dict) and isinstance(lora.get("adapters"), dict):
+        adapters = {k: absolute(v, base) if isinstance(v, str) else v for k, v in lora["adapters"].items()}
+        spec["lora"] = {**lora, "adapters": adapters}
+    return spec
