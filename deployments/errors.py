@@ -1,0 +1,74 @@
+"""Everything that can go wrong between a request and its answer.
+
+ServingError
+ +- BadRequest            the request itself is wrong; `param` names the field
+ |   +- PromptTooLong     prompt and answer do not fit the model's context
+ +- UnknownModel          no such id; `known` lists the ids there are
+ +- Unavailable           nothing serves that model now; `state` and the message say why
+ +- Overloaded            the bounded queue is full; try again after `retry_after_s`
+ +- DeadlineExceeded      the request's own deadline passed
+ +- EngineFailed          the engine died or broke off while answering
+
+They cross process boundaries by pickle, so each passes its arguments on to `super().__init__`.
+HTTP knows nothing of them: app/errors.py maps them to a status.
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """Base of all. `reason` is a machine-readable word, stable across releases."""
+
+    reason = "internal_error"
+
+    def __init__(self, message: str, *args: object) -> None:
+        super().__init__(message, *args)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadRequest(ServingError):
+    reason = "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.param = param
+
+
+class PromptTooLong(BadRequest):
+    reason = "context_length_exceeded"
+
+
+class UnknownModel(ServingError):
+    reason = "model_not_found"
+
+    def __init__(self, model: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(model, known)
+        self.model, self.known = model, known
+        self.message = f"The model {model!r} does not exist. Models here: {', '.join(known) or 'none'}."
+
+
+class Unavailable(ServingError):
+    reason = "model_unavailable"
+
+    def __init__(self, message: str, state: str = "failed") -> None:
+        super().__init__(message, state)
+        self.state = state
+
+
+class Overloaded(ServingError):
+    reason = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ServingError):
+    reason = "deadline_exceeded"
+
+
+class EngineFailed(ServingError):
+    reason = "engine_failed"

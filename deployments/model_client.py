@@ -1,0 +1,123 @@
+"""ModelClient: ChatModel over the DeploymentHandle of a model. Imports neither vLLM nor torch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+from ray.serve.handle import DeploymentHandle
+
+from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
+from deployments.config import application
+from deployments.errors import EngineFailed, Overloaded, ServingError, Unavailable, UnknownModel
+
+
+class ModelClient:
+    """One served id: a base model or one of its adapters.
+
+    The handle is resolved at the first call, so that a client can be made before the model is deployed.
+    """
+
+    def __init__(self, base: str, model_id: str | None = None, retry_after_s: int = 5) -> None:
+        self._base = base
+        self._model_id = model_id or base
+        self._retry_after_s = retry_after_s
+        self._handle: DeploymentHandle[Any] | None = None
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        response = self._method("corral_chat").remote(self._body(request))
+        try:
+            return _reply(await response, self._model_id)
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:
+            raise self._translated(error) from error
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
+        response = self._method("corral_stream", stream=True).remote(self._body(request))
+        try:
+            async for chunks in response:
+                for chunk in chunks:
+                    yield _delta(chunk)
+        except (asyncio.CancelledError, GeneratorExit):
+            response.cancel()
+            raise
+        except Exception as error:
+            raise self._translated(error) from error
+
+    async def engine_metrics(self, timeout_s: float = 2) -> list[str]:
+        """Prometheus text of every replica of the base model."""
+        response = self._resolved().broadcast("engine_metrics")
+        return [
+            text
+            for text in await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+            if isinstance(text, str)
+        ]
+
+    def _method(self, name: str, *, stream: bool = False) -> Any:
+        handle = self._resolved()
+        return getattr(handle.options(stream=True) if stream else handle, name)
+
+    def _resolved(self) -> DeploymentHandle[Any]:
+        if self._handle is None:
+            try:
+                self._handle = serve.get_deployment_handle(self._base, app_name=application(self._base))
+            except Exception as error:
+                raise UnknownModel(self._model_id) from error
+        return self._handle
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        return {
+            **request.params,
+            "model": self._model_id,
+            "messages": list(request.messages),
+            "priority": request.priority,
+        }
+
+    def _translated(self, error: Exception) -> ServingError:
+        """Any error of Ray's or of the replica's as one of ours."""
+        if isinstance(error, ServingError):
+            return error
+        if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError):
+            return error.cause
+        if isinstance(error, BackPressureError):
+            return Overloaded(f"{self._model_id}: the queue is full.", self._retry_after_s)
+        if isinstance(error, DeploymentUnavailableError):
+            return Unavailable(f"{self._model_id} does not answer: {error}")
+        if isinstance(error, RayActorError | RequestCancelledError):
+            return EngineFailed(f"{self._model_id} broke off while answering; the request can be sent again.")
+        return EngineFailed(f"{self._model_id} failed: {type(error).__name__}.")
+
+
+def _reply(answer: dict[str, Any], model: str) -> ChatReply:
+    choice = answer["choices"][0]
+    return ChatReply(
+        text=choice["message"].get("content") or "",
+        model=model,
+        finish_reason=choice.get("finish_reason") or "stop",
+        usage=_usage(answer.get("usage")) or Usage(),
+    )
+
+
+def _delta(chunk: dict[str, Any]) -> ChatDelta:
+    choice = chunk["choices"][0] if chunk.get("choices") else {}
+    return ChatDelta(
+        text=choice.get("delta", {}).get("content") or "",
+        finish_reason=choice.get("finish_reason"),
+        usage=_usage(chunk.get("usage")),
+    )
+
+
+def _usage(usage: dict[str, Any] | None) -> Usage | None:
+    if not usage:
+        return None
+    return Usage(usage.get("prompt_tokens", 0), usage.get("completion_tokens") or 0)

@@ -1,0 +1,90 @@
+"""ModelSpec -> LLMConfig -> one Serve application per Llama size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.llm._internal.serve.core.configs.accelerators import AcceleratorType
+from ray.llm._internal.serve.core.server.builder import build_llm_deployment
+from ray.serve.deployment import Application
+from ray.serve.llm import LLMConfig
+
+from deployments.config import ModelSpec
+from deployments.engine import engine_arguments, environment
+from deployments.server import CorralServer, LocalWeights
+
+REMOTE = ("s3://", "gs://", "abfss://", "azure://")
+HEALTH_PERIOD_S = 2
+"""A dead engine is noticed after three failed checks."""
+
+
+def build_model(spec: ModelSpec, max_body: int) -> Application:
+    """The Serve application of one model; deploy it under spec.app_name at spec.route_prefix."""
+    return build_llm_deployment(
+        llm_config(spec),
+        override_serve_options={"name": spec.id},
+        deployment_cls=serve.ingress()(CorralServer),
+        bind_kwargs={"spec": spec, "max_body": max_body},
+    )
+
+
+def llm_config(spec: ModelSpec) -> LLMConfig:
+    """What ray.serve.llm reads. `spec.source` is a folder or a hub id by now."""
+    remote = spec.source.startswith(REMOTE)
+    config: dict[str, Any] = {
+        "model_loading_config": {"model_id": spec.id, "model_source": spec.source},
+        "engine_kwargs": engine_arguments(spec),
+        "accelerator_config": {"kind": spec.hardware.kind},
+        "accelerator_type": _known_type(spec),
+        "placement_group_config": {"bundle_per_worker": _bundle(spec), "strategy": spec.hardware.strategy},
+        "deployment_config": deployment_options(spec),
+        "runtime_env": {"env_vars": environment(spec)},
+        "experimental_configs": {"stream_batching_interval_ms": 0},
+        "log_engine_metrics": False,
+    }
+    if not remote:
+        config["callback_config"] = {"callback_class": LocalWeights}
+    if spec.lora and spec.lora.remote_path:
+        config["lora_config"] = {
+            "dynamic_lora_loading_path": spec.lora.remote_path,
+            "max_num_adapters_per_replica": spec.lora.max_adapters,
+        }
+    return LLMConfig(**config)
+
+
+def deployment_options(spec: ModelSpec) -> dict[str, Any]:
+    """Serve's options: the name that `serve status` shows, replicas, queue and health."""
+    scaling = spec.autoscaling
+    autoscaling: dict[str, Any] = {
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "target_ongoing_requests": scaling.target_ongoing_requests,
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+    }
+    if scaling.initial_replicas is not None:
+        autoscaling["initial_replicas"] = scaling.initial_replicas
+    return {
+        "name": spec.id,
+        "autoscaling_config": autoscaling,
+        "max_ongoing_requests": spec.max_ongoing_requests,
+        "max_queued_requests": spec.max_queued_requests,
+        "backpressure_config": {"status_code": 429, "retry_after_s": spec.retry_after_s},
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "ray_actor_options": {"num_cpus": 0},
+    }
+
+
+def _bundle(spec: ModelSpec) -> dict[str, float]:
+    gpu = {"GPU": 1.0} if spec.hardware.kind == "gpu" else {}
+    bundle = {"CPU": spec.hardware.cpus, **gpu, **spec.hardware.resources}
+    if spec.hardware.gpu_type and _known_type(spec) is None:
+        bundle[f"accelerator_type:{spec.hardware.gpu_type}"] = 0.001
+    return bundle
+
+
+def _known_type(spec: ModelSpec) -> str | None:
+    """The GPU type, if ray.serve.llm takes it; any other is asked for by the resource that Ray labels nodes with."""
+    kind = spec.hardware.gpu_type
+    return kind if kind in {member.value for member in AcceleratorType} else None

@@ -1,0 +1,89 @@
+"""How far a starting model is, read off vLLM's own log lines in every process of the engine.
+
+A replica's constructor cannot be asked before it is done, and most of its time is spent in child processes.
+vLLM's logging is therefore configured (vllm_logging.json) with PhaseHandler, which keeps one small file per
+model in the folder that $CORRAL_PROGRESS_DIR names. On another file system there is no phase, and nothing breaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+DIRECTORY_VARIABLE = "CORRAL_PROGRESS_DIR"
+MODEL_VARIABLE = "CORRAL_MODEL"
+LOGGING_CONFIG = Path(__file__).with_name("vllm_logging.json")
+
+PHASES = (
+    ("Starting to load model", "loading weights"),
+    ("Loading weights took", "warming up"),
+    ("Dynamo bytecode transform", "compiling"),
+    ("Compiling a graph", "compiling"),
+    ("Capturing CUDA graph", "capturing CUDA graphs"),
+    ("Graph capturing finished", "warming up"),
+    ("init engine", "starting the server"),
+)
+"""Start of a log line, or a part of it -> the phase that it begins."""
+
+
+def phase_of(line: str) -> str | None:
+    """The phase that a log line of vLLM's begins, if any."""
+    return next((phase for mark, phase in PHASES if mark in line), None)
+
+
+class PhaseHandler(logging.Handler):
+    """Writes the phase of this process's model; never fails and never waits."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            phase = phase_of(record.getMessage())
+            if phase:
+                write_phase(phase)
+        except Exception:
+            self.handleError(record)
+
+
+def write_phase(phase: str) -> None:
+    """Replace the phase of $CORRAL_MODEL; does nothing where no folder is set."""
+    folder, model = os.environ.get(DIRECTORY_VARIABLE), os.environ.get(MODEL_VARIABLE)
+    if not folder or not model:
+        return
+    temporary = Path(folder) / f".{model}.{os.getpid()}"
+    try:
+        temporary.write_text(phase)
+        temporary.replace(Path(folder) / model)
+    except OSError:
+        return
+
+
+def read_phase(model: str) -> str | None:
+    """The last phase of a model, or None."""
+    folder = os.environ.get(DIRECTORY_VARIABLE)
+    if not folder:
+        return None
+    try:
+        return (Path(folder) / model).read_text() or None
+    except OSError:
+        return None
+
+
+def record_log_files() -> None:
+    """Note where this process's output goes, so that `corral logs MODEL` finds it among all of Ray's files."""
+    folder, model = os.environ.get(DIRECTORY_VARIABLE), os.environ.get(MODEL_VARIABLE)
+    if not folder or not model:
+        return
+    try:
+        with (Path(folder) / f"{model}.logs").open("a") as notes:
+            notes.writelines(f"{Path(f'/proc/self/fd/{number}').readlink()}\n" for number in (1, 2))
+    except OSError:
+        return
+
+
+def log_files(folder: Path, model: str) -> list[Path]:
+    """Files that replicas of `model` wrote to, oldest first."""
+    try:
+        lines = (folder / f"{model}.logs").read_text().splitlines()
+    except OSError:
+        return []
+    return [path for path in map(Path, dict.fromkeys(lines)) if path.is_file()]

@@ -1,0 +1,172 @@
+"""The replica of a model: ray.serve.llm's LLMServer with Corral's gate, handle methods and CPU engine.
+
+With models.py the only module that imports ray.serve.llm, which cannot be imported without vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai.types as openai_types
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs import openai_api_models as wire
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm.deployment import LLMServer
+from starlette.types import ASGIApp
+
+from deployments.config import ModelSpec
+from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
+from deployments.gate import Gate
+from deployments.progress import record_log_files, write_phase
+
+
+class LocalWeights(CallbackBase):  # type: ignore[misc]
+    """Skip ray.serve.llm's download step, a task that imports vLLM once more (16 s, 0.7 GB) to fetch nothing.
+
+    vLLM finds local folders and hub ids by itself; only s3://, gs:// and abfss:// sources need the step.
+    """
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class CorralEngine(VLLMEngine):  # type: ignore[misc]
+    """VLLMEngine that keeps a CPU engine's only worker inside EngineCore.
+
+    vLLM turns the `uni` executor into `mp` on CPU, one more process of 1 GB and one more import of vLLM at
+    start, to set OMP's environment. The replica's environment sets it here, so `uni` is given back.
+    """
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        arguments, frontend, config = super()._prepare_engine_config(callback_ctx)
+        parallel = config.parallel_config
+        if config.device_config.device_type == "cpu" and parallel.world_size == 1:
+            parallel.distributed_executor_backend = "uni"
+        frontend.lora_modules = _adapters(frontend.lora_modules)
+        return arguments, frontend, config
+
+
+def _adapters(modules: list[Any] | None) -> list[Any] | None:
+    """Turn {"name", "path"} dicts, as they come from the profile, into vLLM's own type."""
+    if not modules:
+        return None
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    return [LoRAModulePath(**module) for module in modules]
+
+
+class CorralServer(LLMServer):  # type: ignore[misc]
+    """One replica of one model."""
+
+    async def __init__(self, llm_config: Any, *, spec: ModelSpec, max_body: int) -> None:  # type: ignore[misc]
+        record_log_files()
+        write_phase("starting the engine")
+        self._spec = spec
+        self._max_body = max_body
+        await super().__init__(llm_config, engine_cls=CorralEngine)
+
+    async def _start_engine(self) -> None:
+        """Start the engine and report nothing: LLMServer would start a telemetry actor (0.4 GB) here."""
+        await self.engine.start()
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        return Gate(await super().__serve_build_asgi_app__(), known_fields(), self._max_body)
+
+    async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer one OpenAI chat request. Raises ServingError."""
+        async for reply in await self.chat(_chat_request({**body, "stream": False})):
+            return _plain(reply)
+        raise EngineFailed("The engine returned nothing.")
+
+    async def corral_stream(self, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield lists of OpenAI chat chunks as they come; the last one has the usage. Raises ServingError."""
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        async for batch in await self.chat(_chat_request({**body, **options})):
+            chunks = [chunk for event in _events(batch) for chunk in _chunks(event)]
+            if chunks:
+                yield chunks
+
+    async def engine_metrics(self) -> str:
+        """This replica's own Prometheus text, vLLM's metrics among it."""
+        from prometheus_client import REGISTRY, generate_latest
+
+        return generate_latest(REGISTRY).decode()
+
+
+def _chat_request(body: dict[str, Any]) -> Any:
+    try:
+        return wire.ChatCompletionRequest(**body)
+    except ValueError as error:
+        raise BadRequest(*_first_fault(error)) from error
+
+
+def _first_fault(error: ValueError) -> tuple[str, str | None]:
+    """Message and field of pydantic's first error."""
+    faults: list[Any] = getattr(error, "errors", list)()
+    if not faults:
+        return str(error), None
+    place = ".".join(str(part) for part in faults[0]["loc"])
+    return f"{place}: {faults[0]['msg']}", place or None
+
+
+def _plain(reply: Any) -> dict[str, Any]:
+    if isinstance(reply, wire.ErrorResponse):
+        raise _serving_error(reply.error.model_dump())
+    dumped: dict[str, Any] = reply.model_dump(exclude_none=True)
+    return dumped
+
+
+def _events(batch: Any) -> list[Any]:
+    return batch if isinstance(batch, list) else [batch]
+
+
+def _chunks(event: Any) -> list[dict[str, Any]]:
+    """Parse one server-sent event of vLLM's ("data: {...}\\n\\n", possibly several glued together)."""
+    if isinstance(event, wire.ErrorResponse):
+        raise _serving_error(event.error.model_dump())
+    parsed = []
+    for line in str(event).split("\n"):
+        data = line.removeprefix("data: ").strip()
+        if line.startswith("data: ") and data != "[DONE]":
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise _serving_error(chunk["error"])
+            parsed.append(chunk)
+    return parsed
+
+
+def _serving_error(error: dict[str, Any]) -> ServingError:
+    """vLLM's error as one of ours."""
+    message, code, param = str(error.get("message")), error.get("code"), error.get("param")
+    if code == 404:
+        return UnknownModel(message)
+    if code in (400, 422):
+        kind = PromptTooLong if "context length" in message else BadRequest
+        return kind(message, param)
+    return EngineFailed(message)
+
+
+def known_fields() -> dict[str, frozenset[str]]:
+    """Route -> valid top-level keys: what vLLM reads there, and what OpenAI's own clients may send."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    return {
+        "/v1/chat/completions": _keys(ChatCompletionRequest, chat_params.CompletionCreateParamsBase, "stream"),
+        "/v1/completions": _keys(
+            CompletionRequest, openai_types.completion_create_params.CompletionCreateParamsBase, "stream"
+        ),
+        "/v1/responses": _keys(ResponsesRequest, response_create_params.ResponseCreateParamsBase, "stream"),
+    }
+
+
+def _keys(model: Any, typed_dict: Any, *more: str) -> frozenset[str]:
+    fields = set(more)
+    for name, info in model.model_fields.items():
+        fields |= {name, *(alias for alias in (info.alias, info.validation_alias) if isinstance(alias, str))}
+    return frozenset(fields | typed_dict.__required_keys__ | typed_dict.__optional_keys__)
