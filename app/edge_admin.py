@@ -1,0 +1,80 @@
+"""HAProxy's runtime API over its unix socket: one command, one connection, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.edge_config import Address, slot_name
+
+ANSWER_S = 5
+
+
+class EdgeError(Exception):
+    """The edge cannot do it; the message says why and what to do, for the person who runs it."""
+
+
+class AdminSocket:
+    """Commands to the HAProxy whose socket lies in `folder`. Each raises EdgeError if it is not done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def pid(self) -> int | None:
+        """Process id of who answers there; None if nobody does."""
+        try:
+            found = re.search(r"^Pid: (\d+)$", await self.ask("show info"), re.MULTILINE)
+        except EdgeError:
+            return None
+        return int(found.group(1)) if found else None
+
+    async def route(self, served: str, base: str | None) -> None:
+        """Send `served` to `base`, or to the gateway if None."""
+        await self._silent(f"add map models.map {served} {base}" if base else f"del map models.map {served}")
+
+    async def fill(self, base: str, index: int, address: Address | None) -> None:
+        """Point a slot to a replica and use it, or take it out of use; streams under way go on."""
+        slot = f"model-{base}/{slot_name(index)}"
+        await self._silent(f"set server {slot} state maint")
+        if address is not None:
+            answer = await self.ask(f"set server {slot} addr {address[0]} port {address[1]}")
+            if "changed" not in answer and "no need" not in answer:
+                raise EdgeError(f"HAProxy did not take {address} for {slot}: {answer}")
+            await self._silent(f"set server {slot} state ready")
+
+    async def close_port(self) -> None:
+        """Take no new connections."""
+        await self._silent("disable frontend edge")
+
+    async def requests(self) -> int:
+        """How many requests are under way, those that wait included."""
+        return (await self.ask("show sess")).count(" fe=edge ")
+
+    async def ask(self, command: str) -> str:
+        """The answer, stripped."""
+        try:
+            async with asyncio.timeout(ANSWER_S), self._connected() as (reader, writer):
+                writer.write(command.encode() + b"\n")
+                return (await reader.read()).decode(errors="replace").strip()
+        except OSError as error:  # TimeoutError is one
+            raise EdgeError(f"HAProxy's socket in {self.folder} does not answer {command!r}: {error}") from None
+
+    async def _silent(self, command: str) -> None:
+        if answer := await self.ask(command):
+            raise EdgeError(f"HAProxy refused {command!r}: {answer.splitlines()[0]}")
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
+        try:  # through /proc, so that a long path does not matter: a socket's has room for 107 bytes
+            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/admin.sock")
+        finally:
+            os.close(folder)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()

@@ -1,0 +1,193 @@
+"""What the edge HAProxy is told: EdgeSpec (fixed) and EdgeState (changes at runtime) -> its configuration and its map.
+
+A request for a model goes to the backend `model-<base id>`: slots for replicas, filled at runtime, and Ray Serve's own
+address as the backup. Everything else goes to the gateway application at the same address of Serve.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HOST = re.compile(r"[A-Za-z0-9.*:_-]*")
+ADDRESS = re.compile(r"[A-Za-z0-9._:-]+:[0-9]{1,5}")
+URL_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+UNUSED = "127.0.0.1:9"
+"""Where a free slot points to; it is in maintenance, so nothing ever connects there."""
+
+REFUSE_LUA = """\
+core.register_service("refuse", "http", function(applet)
+    repeat local piece = applet:receive(65536) until not piece or #piece == 0
+    local body = applet:get_var("txn.refusal")
+    applet:set_status(413, "Content Too Large")
+    applet:add_header("content-type", "application/json")
+    applet:add_header("content-length", tostring(#body))
+    applet:start_response()
+    applet:send(body)
+end)
+"""
+"""Reads a body to its end, keeping nothing, and then says that it was too large."""
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """Bounds of one base model: requests in flight in each replica, and how many may wait for one (None: no bound).
+
+    With a bound a request that waits longer than the queue timeout, or finds the queue full, is answered 429.
+    Serve's own address, which stands for all replicas, takes `replicas` times as many.
+    """
+
+    replicas: int = 16
+    in_flight: int | None = None
+    queue: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None and self.in_flight is None:
+            raise ValueError("a queue forms only where in_flight is bounded: set in_flight as well")
+
+
+@dataclass(frozen=True)
+class EdgeSpec:
+    """The edge as a profile fixes it. Sizes are bytes, durations seconds; `models` is (served id, base id) pairs.
+
+    `bufsize` bounds the body whose `model` is surely found; of a longer one only the head is looked at.
+    Bodies without a length are bounded by who reads them. Raises ValueError for what HAProxy could misread.
+    """
+
+    host: str
+    port: int
+    workdir: Path
+    serve_address: str
+    models: tuple[tuple[str, str], ...]
+    limits: Mapping[str, ModelLimits] = field(default_factory=dict)
+    max_connections: int = 4096
+    threads: int = 1
+    bufsize: int = 512 << 10
+    max_body: int = 8 << 20
+    bulk_max_body: int = 64 << 20
+    connect_timeout_s: float = 5
+    queue_timeout_s: float = 30
+    idle_timeout_s: float = 600
+    request_timeout_s: float = 30
+    drain_s: float = 600
+    retry_after_s: int = 5
+    health_path: str | None = "/-/healthz"
+    gateway_paths: tuple[str, ...] = (
+        "/v1/models", "/v1/tribunal", "/v1/rag", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    )  # fmt: skip
+    """Paths under /v1 that are never a model's, whatever their body says."""
+    tls_cert: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in (name for pair in self.models for name in pair):
+            _match(MODEL_ID, name, "a model id")
+        _match(HOST, self.host, "host")
+        _match(ADDRESS, self.serve_address, "serve_address")
+        for path in (*self.gateway_paths, *((self.health_path,) if self.health_path else ())):
+            _match(URL_PATH, path, "a path")
+        if self.tls_cert and not re.fullmatch(r"[^\"\\$\n]+", str(self.tls_cert)):
+            raise ValueError(f'tls_cert must not contain " \\ $ or a line break: {str(self.tls_cert)!r}')
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The base ids, each once, in order."""
+        return tuple(dict.fromkeys(base for _, base in self.models))
+
+    def limits_of(self, base: str) -> ModelLimits:
+        return self.limits.get(base, ModelLimits())
+
+
+@dataclass(frozen=True)
+class EdgeState:
+    """What changes while the edge runs: which served ids it does not route, and each slot's replica by base id."""
+
+    unrouted: frozenset[str] = frozenset()
+    slots: Mapping[str, tuple[Address | None, ...]] = field(default_factory=dict)
+
+    def kept_for(self, spec: EdgeSpec) -> EdgeState:
+        """The part of this state that `spec` still has a place for."""
+        slots = {
+            base: tuple(self.slots[base][: spec.limits_of(base).replicas]) for base in spec.bases if base in self.slots
+        }
+        return EdgeState(self.unrouted & {served for served, _ in spec.models}, slots)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    name: str
+    address: str
+    used: bool
+
+
+@dataclass(frozen=True)
+class _Model:
+    base: str
+    limits: ModelLimits
+    slots: tuple[_Slot, ...]
+
+
+def render(spec: EdgeSpec, state: EdgeState | None = None) -> str:
+    """The HAProxy configuration."""
+    state = state or EdgeState()
+    models = [_model(spec, state, base) for base in spec.bases]
+    return _template().render(spec=spec, models=models, ms=_milliseconds)
+
+
+def render_map(spec: EdgeSpec, state: EdgeState | None = None) -> str:
+    """The map of served id to base id, one line each, of those that are routed."""
+    unrouted = state.unrouted if state else frozenset()
+    return "".join(f"{served} {base}\n" for served, base in spec.models if served not in unrouted)
+
+
+def placed(old: tuple[Address | None, ...], wanted: list[Address], size: int) -> tuple[Address | None, ...]:
+    """Give each wanted replica a slot; one that has a slot keeps it, and those past `size` get none."""
+    kept = [address if address in wanted else None for address in (*old, *[None] * size)[:size]]
+    new = iter([address for address in dict.fromkeys(wanted) if address not in kept])
+    return tuple(address or next(new, None) for address in kept)
+
+
+def slot_name(index: int) -> str:
+    return f"r{index + 1}"
+
+
+def _model(spec: EdgeSpec, state: EdgeState, base: str) -> _Model:
+    limits = spec.limits_of(base)
+    addresses = (*state.slots.get(base, ()), *[None] * limits.replicas)[: limits.replicas]
+    slots = tuple(
+        _Slot(slot_name(index), literal(address) if address else UNUSED, address is not None)
+        for index, address in enumerate(addresses)
+    )
+    return _Model(base, limits, slots)
+
+
+def literal(address: Address) -> str:
+    """An address as a server line takes it. Raises ValueError if it is not an IP address."""
+    ip = ipaddress.ip_address(address[0])
+    return f"ipv{ip.version}@{ip}:{address[1]}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+def _match(pattern: re.Pattern[str], value: str, what: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{what} must match {pattern.pattern}, got {value!r}")
+
+
+@cache
+def _template() -> Template:
+    text = Path(__file__).with_name("haproxy.cfg.j2").read_text()
+    # What comes out is no HTML, and everything that goes in was matched against a pattern.
+    return Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(
+        text
+    )  # noqa: S701

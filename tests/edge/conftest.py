@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.edge import Edge, EdgeSpec
+from app.ports import free_ports
+from tests.edge.backend import Backend, running
+
+MakeSpec = Callable[..., EdgeSpec]
+MODELS = (("m-a", "m-a"), ("m-a.lora", "m-a"), ("m-b", "m-b"))
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Backend]:
+    """Ray Serve's address: the gateway application at / and every model under /models."""
+    async with running("serve") as backend:
+        yield backend
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path, serve: Backend) -> MakeSpec:
+    def make(**changes: Any) -> EdgeSpec:
+        defaults: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": free_ports(1)[0],
+            "workdir": tmp_path / "edge",
+            "serve_address": f"127.0.0.1:{serve.port}",
+            "models": MODELS,
+            "connect_timeout_s": 1,
+        }
+        return EdgeSpec(**{**defaults, **changes})
+
+    return make
+
+
+@pytest.fixture
+def spec(make_spec: MakeSpec, request: pytest.FixtureRequest) -> EdgeSpec:
+    return make_spec(**getattr(request, "param", {}))
+
+
+@pytest.fixture
+async def edge(spec: EdgeSpec, serve: Backend) -> AsyncIterator[Edge]:
+    edge = Edge(spec)
+    await edge.start()
+    yield edge
+    await edge.stop(drain_s=1)
+
+
+@pytest.fixture
+async def client(spec: EdgeSpec, edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{spec.host}:{spec.port}", trust_env=False, timeout=10) as client:
+        yield client
