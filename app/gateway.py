@@ -1,0 +1,83 @@
+"""The gateway application: builds the clients of the models, then the web app over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from fastapi import APIRouter
+
+from app.metrics import merge_engine_metrics
+from app.services import BulkLimits, Limits, Services
+from app.settings import Settings
+from app.web import create_app
+from deployments.config import ModelSpec
+from deployments.herd import ServeHerd, replica_addresses
+from deployments.model_client import ModelClient
+
+
+class Gateway:
+    """A Serve deployment; one replica is one process of the gateway."""
+
+    def __init__(self, settings: str, serve_url: str, failures: Mapping[str, str]) -> None:
+        self._settings = Settings.model_validate_json(settings)
+        self._serve_url = serve_url
+        self._failures = failures
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        services = build_services(self._settings, self._serve_url, self._failures)
+        return create_app(services, [internal_router()])
+
+
+def internal_router() -> APIRouter:
+    """What the service asks of the gateway; the edge lets no client come here."""
+    router = APIRouter(prefix="/internal", include_in_schema=False)
+
+    @router.get("/replicas")
+    async def replicas() -> dict[str, list[tuple[str, int]]]:
+        return await replica_addresses()
+
+    return router
+
+
+def build_services(settings: Settings, serve_url: str, failures: Mapping[str, str]) -> Services:
+    """Clients of every model of the profile, and the limits."""
+    specs = settings.specs
+    herd = ServeHerd(specs, failures)
+    clients = {served: ModelClient(spec.id, served, spec.retry_after_s) for spec in specs for served in spec.served_ids}
+    chatting = {served: clients[served] for spec in specs if spec.task == "generate" for served in spec.served_ids}
+    return Services(
+        models=chatting,
+        base_of={served: spec.id for spec in specs for served in spec.served_ids},
+        herd=herd,
+        forward=httpx.AsyncClient(base_url=serve_url, limits=httpx.Limits(max_connections=None)),
+        limits=_limits(settings),
+        metrics_sources=_engine_metrics(specs, clients, herd),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    bulk = settings.bulk
+    return Limits(
+        max_body=settings.gateway.max_body,
+        connect_timeout_s=settings.edge.connect_timeout_s,
+        idle_timeout_s=settings.edge.idle_timeout_s,
+        bulk=BulkLimits(
+            max_items=bulk.max_items, max_in_flight=bulk.max_in_flight, max_body=bulk.max_body, priority=bulk.priority
+        ),
+    )
+
+
+def _engine_metrics(specs: tuple[ModelSpec, ...], clients: Mapping[str, ModelClient], herd: ServeHerd) -> Any:
+    """The Prometheus text of every running replica, each series with its model and replica."""
+
+    async def read() -> str:
+        statuses = await herd.statuses()
+        running = [spec.id for spec in specs if statuses[spec.id].replicas]
+        texts = await asyncio.gather(*(clients[model].engine_metrics() for model in running), return_exceptions=True)
+        found = {model: text for model, text in zip(running, texts, strict=True) if isinstance(text, list)}
+        return merge_engine_metrics(found)
+
+    return read

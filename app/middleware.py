@@ -1,0 +1,215 @@
+"""Pure-ASGI middleware, outermost first: request id, observation, disconnect, body bounds, last resort.
+
+None of them buffers, so streams pass through piece by piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import UNEXPECTED, BodyTooLarge, BodyTooSlow
+from app.telemetry import Telemetry
+
+log = logging.getLogger("corral.gateway")
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+BYTES_PER_SECOND = 64 << 10
+"""The slowest body that is still waited for, once the first seconds are over."""
+
+
+def request_id(scope: Scope) -> str:
+    """The id that RequestId gave this request."""
+    return str(scope.get("state", {}).get("request_id", "-"))
+
+
+class RequestId:
+    """Every request has an id: the client's if it is sane, else a new one; every response names it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        chosen = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = chosen
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).setdefault("x-request-id", chosen)
+            await send(message)
+
+        return await self.app(scope, receive, named)
+
+
+class Observe:
+    """Counts and times every request by its route's template, and logs one line about it."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app, self.telemetry = app, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = 499  # the client left before an answer began
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        began = time.perf_counter()
+        with self.telemetry.in_flight.track_inprogress():
+            try:
+                await self.app(scope, receive, noted)
+            finally:
+                self._note(scope, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self.telemetry.request(route, scope["method"], status, seconds)
+        log.info("%s %s %d %.3fs id=%s", scope["method"], route, status, seconds, request_id(scope))
+
+
+class CancelOnDisconnect:
+    """Cancels the application within moments of the client's leaving, streaming or not.
+
+    Once the body has been read, only this listens for the disconnect; the application's own `receive` gets it too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        line = _Line(receive, send)
+        try:
+            try:
+                await self.app(scope, line.receive, line.send)
+            finally:
+                await line.close()
+        except asyncio.CancelledError:
+            if not line.hung_up_alone():
+                raise
+
+
+class _Line:
+    """One request's connection, watched from the end of its body to the end of its answer."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._watcher: asyncio.Task[None] | None = None
+        self._cancelled: asyncio.Task[object] | None = None
+        self._answered = False
+
+    async def receive(self) -> Message:
+        if self._watcher:
+            await asyncio.shield(self._watcher)
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            task = asyncio.current_task()
+            assert task is not None
+            self._watcher = asyncio.create_task(self._watch(task))
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
+        await self._send(message)
+
+    async def _watch(self, task: asyncio.Task[object]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._answered:
+            self._cancelled = task
+            task.cancel()
+
+    def hung_up_alone(self) -> bool:
+        """Whether the cancellation came from here and from nowhere else."""
+        return self._cancelled is not None and self._cancelled.uncancel() == 0
+
+    async def close(self) -> None:
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+
+class BoundBody:
+    """Bounds length and pace of the body while it is read, with or without a content-length."""
+
+    def __init__(self, app: ASGIApp, max_body: int, by_path: Mapping[str, int], timeout_s: float) -> None:
+        self.app, self.max_body, self.by_path, self.timeout_s = app, max_body, by_path, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            receive = self._bounded(receive, scope)
+        await self.app(scope, receive, send)
+
+    def _bounded(self, receive: Receive, scope: Scope) -> Receive:
+        limit = self.by_path.get(scope["path"], self.max_body)
+        declared = Headers(scope=scope).get("content-length", "0")
+        received, complete, began = 0, False, asyncio.get_running_loop().time()
+
+        async def bounded() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            _check_length(int(declared) if declared.isdecimal() else 0, limit)
+            message = await _in_time(receive, began + self.timeout_s + received / BYTES_PER_SECOND)
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            _check_length(received, limit)
+            return message
+
+        return bounded
+
+
+class LastResort:
+    """What nobody expected is logged and answered with a 500 that says nothing about it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except ClientDisconnect:
+            return
+        except Exception:
+            log.exception("unexpected failure on %s, id=%s", scope.get("path"), request_id(scope))
+            if started or scope["type"] != "http":
+                raise
+            await UNEXPECTED.response()(scope, receive, send)
+
+
+def _check_length(length: int, limit: int) -> None:
+    if length > limit:
+        raise BodyTooLarge(f"The body is past the limit of {limit} bytes.", "body")
+
+
+async def _in_time(receive: Callable[[], Awaitable[Message]], until: float) -> Message:
+    try:
+        async with asyncio.timeout_at(until):
+            return await receive()
+    except TimeoutError:
+        raise BodyTooSlow("The body did not arrive in time.", "body") from None

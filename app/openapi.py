@@ -1,0 +1,271 @@
+"""What /openapi.json says beyond what FastAPI sees by itself: bodies read by hand, passed-on paths, error shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from app.streaming import SSE
+from app.wire import BulkItem, BulkLineReply, BulkReply, BulkRequest, ErrorBody, GenerateEvent, GenerateReply
+from app.wire import GenerateRequest as Generate
+
+REF = "#/components/schemas/{model}"
+DESCRIPTION = """Large language models behind one OpenAI-compatible address.
+
+Everything vLLM's own server offers under `/v1` is here for every model: the body's `model` chooses. `/generate` and
+`/bulk` are the project's own. Every error has OpenAI's shape and names the field that is wrong."""
+
+JsonDict = dict[str, Any]
+Responses = dict[int | str, JsonDict]
+
+
+def ref(model: type[BaseModel]) -> JsonDict:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def content(media_type: str, schema: JsonDict, example: Any = None) -> JsonDict:
+    return {media_type: {"schema": schema, **({} if example is None else {"example": example})}}
+
+
+def _error(description: str, message: str, kind: str, param: str | None, code: str) -> JsonDict:
+    example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"description": description, "content": content("application/json", ref(ErrorBody), example)}
+
+
+ERRORS: Responses = {
+    400: _error(
+        "The request is wrong; `param` names the field.",
+        "max_tokens: Input should be less than or equal to 131072",
+        "invalid_request_error",
+        "max_tokens",
+        "invalid_request",
+    ),
+    404: _error(
+        "No such model or path.",
+        "The model 'llama' does not exist. Models here: llama-3.2-1b, llama-3.1-8b.",
+        "invalid_request_error",
+        "model",
+        "model_not_found",
+    ),
+    429: _error(
+        "The model's queue is full; see Retry-After.", "The queue is full.", "rate_limit_error", None, "queue_full"
+    ),
+    503: _error(
+        "Nothing serves that model now.",
+        "The model 'llama-3.1-8b' is failed: CUDA out of memory.",
+        "server_error",
+        None,
+        "model_unavailable",
+    ),
+    "default": {
+        "description": "Any other error: 408, 413, 415, 500, 502 and 504 have this shape too.",
+        "content": content("application/json", ref(ErrorBody)),
+    },
+}
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+MESSAGES = [{"role": "user", "content": "Where do the llamas sleep?"}]
+CARD = {
+    "id": "llama-3.1-8b",
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "corral",
+    "state": "ready",
+    "replicas": 1,
+    "target_replicas": 1,
+}
+CARD_SCHEMA: JsonDict = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by", "state", "replicas", "target_replicas"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": {"type": "string"},
+        "state": {"enum": ["starting", "ready", "idle", "failed", "stopping"]},
+        "replicas": {"type": "integer"},
+        "target_replicas": {"type": "integer"},
+        "phase": {"type": "string", "description": "A finer word while starting."},
+        "reason": {"type": "string", "description": "Why it failed."},
+        "root": {"type": "string", "description": "Of an adapter: its base model."},
+        "parent": {"type": "string", "description": "Of an adapter: its base model."},
+    },
+}
+LIST_SCHEMA: JsonDict = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": CARD_SCHEMA}},
+}
+MODEL_CARD = {"description": "The model.", "content": content("application/json", CARD_SCHEMA, CARD)}
+MODEL_LIST = {
+    "description": "Every model and adapter.",
+    "content": content("application/json", LIST_SCHEMA, {"object": "list", "data": [CARD]}),
+}
+
+
+@dataclass(frozen=True)
+class Passthrough:
+    """A path of vLLM's own server, documented; its body is checked by vLLM."""
+
+    path: str
+    summary: str
+    request: Mapping[str, Any]
+    response: Mapping[str, Any]
+    required: tuple[str, ...]
+    streams: bool = False
+
+    def route_options(self) -> JsonDict:
+        fields: JsonDict = {"model": {"type": "string", "description": "An id of GET /v1/models."}}
+        if self.streams:
+            fields["stream"] = {"type": "boolean", "description": "Answer as server-sent events."}
+        schema = {"type": "object", "required": ["model", *self.required], "properties": fields}
+        answer = content("application/json", {"type": "object"}, self.response)
+        events = content(SSE, {"type": "string"}) if self.streams else {}
+        return {
+            "summary": self.summary,
+            "openapi_extra": body(content("application/json", schema, {"model": CARD["id"], **self.request})),
+            "responses": {200: {"description": "vLLM's answer.", "content": answer | events}, **ERRORS},
+            "operation_id": self.path.strip("/").replace("/", "_"),
+        }
+
+
+def body(contents: JsonDict) -> JsonDict:
+    return {"requestBody": {"required": True, "content": contents}}
+
+
+PASSTHROUGH = (
+    Passthrough(
+        "/v1/chat/completions",
+        "Chat with a model",
+        {"messages": MESSAGES, "max_tokens": 64},
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": CARD["id"],
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": "In the corral."}, "finish_reason": "stop"}
+            ],
+            "usage": USAGE,
+        },
+        ("messages",),
+        streams=True,
+    ),
+    Passthrough(
+        "/v1/completions",
+        "Continue a text",
+        {"prompt": "Once upon a time", "max_tokens": 64},
+        {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "choices": [{"index": 0, "text": " there was a llama.", "finish_reason": "stop"}],
+            "usage": USAGE,
+        },
+        ("prompt",),
+        streams=True,
+    ),
+    Passthrough(
+        "/v1/responses",
+        "Ask through the Responses API",
+        {"input": "Where do the llamas sleep?"},
+        {
+            "id": "resp_1",
+            "object": "response",
+            "status": "completed",
+            "output": [
+                {
+                    "type": "message",
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": "In the corral."}],
+                }
+            ],
+        },
+        ("input",),
+        streams=True,
+    ),
+    Passthrough(
+        "/v1/messages",
+        "Ask through Anthropic's Messages API",
+        {"messages": MESSAGES, "max_tokens": 64},
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "text", "text": "In the corral."}],
+        },
+        ("messages", "max_tokens"),
+        streams=True,
+    ),
+    Passthrough(
+        "/v1/embeddings",
+        "Embed texts (models with task: embed)",
+        {"input": ["a llama", "a corral"]},
+        {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.1, -0.2]}], "usage": USAGE},
+        ("input",),
+    ),
+    Passthrough(
+        "/tokenize",
+        "Text or messages to token ids",
+        {"prompt": "a llama"},
+        {"count": 2, "max_model_len": 2048, "tokens": [12, 345]},
+        (),
+    ),
+    Passthrough("/detokenize", "Token ids to text", {"tokens": [12, 345]}, {"prompt": "a llama"}, ("tokens",)),
+)
+
+_ASKED = {"model": CARD["id"], "prompt": "Where do the llamas sleep?", "max_tokens": 64}
+_RESULT = {"model": CARD["id"], "text": "In the corral.", "finish_reason": "stop", "usage": USAGE}
+GENERATE: JsonDict = {
+    "summary": "Ask one model one thing",
+    "openapi_extra": body(content("application/json", ref(Generate), _ASKED)),
+    "responses": {
+        200: {
+            "description": "The answer, whole or as server-sent events.",
+            "content": content("application/json", ref(GenerateReply), {"id": "gen-1", **_RESULT})
+            | content(SSE, ref(GenerateEvent), 'data: {"text":"In the"}\n\ndata: [DONE]\n\n'),
+        },
+        **ERRORS,
+    },
+}
+_ITEM_ERROR = ERRORS[400]["content"]["application/json"]["example"]["error"]
+_LINES = [{"index": 0, "id": "a", "result": _RESULT}, {"index": 1, "error": _ITEM_ERROR}]
+_SUMMARY = {"total": 2, "succeeded": 1, "failed": 1, "prompt_tokens": 9, "completion_tokens": 4}
+BULK: JsonDict = {
+    "summary": "Ask up to 10,000 things, each with its own model and parameters",
+    "description": "Runs behind interactive requests. Answers in the order of the items as JSON; or, with `stream` or "
+    "`Accept: application/x-ndjson`, a line for each item as it finishes, with its index and nothing else. A wrong or "
+    "failed item is that line's error. A request body of application/x-ndjson has one item a line.",
+    "openapi_extra": body(
+        content("application/json", ref(BulkRequest), {"items": [{"id": "a", **_ASKED}, {**_ASKED, "max_tokens": 0}]})
+        | content("application/x-ndjson", ref(BulkItem))
+    ),
+    "responses": {
+        200: {
+            "description": "What became of every item.",
+            "content": content(
+                "application/json", ref(BulkReply), {"object": "bulk", "items": _LINES, "summary": _SUMMARY}
+            )
+            | content("application/x-ndjson", ref(BulkLineReply)),
+        },
+        **ERRORS,
+    },
+}
+ASKED: tuple[type[BaseModel], ...] = (Generate, BulkRequest, BulkItem)
+ANSWERED: tuple[type[BaseModel], ...] = (GenerateReply, GenerateEvent, BulkReply, BulkLineReply, ErrorBody)
+
+
+def describe(app: FastAPI) -> JsonDict:
+    """The OpenAPI document, with the schemas of the bodies that routes read by hand."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in ASKED]
+        shown += [(model, "serialization") for model in ANSWERED]
+        _, schemas = models_json_schema(shown, ref_template=REF)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,92 @@
+"""OpenAI's paths: the models here, and everything of vLLM's own server under /v1, passed on by the body's `model`.
+
+Behind the edge HAProxy this is the way of what it cannot route itself; without an edge it is the only way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+from fastapi import APIRouter, HTTPException, Request
+from starlette.responses import JSONResponse, Response
+
+from app.body import check_values, read_object
+from app.errors import NoSuchPath
+from app.middleware import request_id
+from app.openapi import ERRORS, MODEL_CARD, MODEL_LIST, PASSTHROUGH
+from app.relay import Outgoing, Relay, model_named, outgoing_headers
+from app.services import Services
+from deployments.status import ModelStatus
+
+SAFE_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
+TOKENIZER = {"/v1/tokenize": "/tokenize", "/v1/detokenize": "/detokenize"}
+
+
+class OpenAIRoutes:
+    """Routes under /v1, and /tokenize and /detokenize."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        limits = services.limits
+        self.timeout = httpx.Timeout(limits.idle_timeout_s, connect=limits.connect_timeout_s, write=60)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["OpenAI"])
+        add = router.add_api_route
+        add("/v1/models", self.models, summary="All models with their state", responses={200: MODEL_LIST, **ERRORS})
+        add("/v1/models/{model}", self.model, summary="One model with its state", responses={200: MODEL_CARD, **ERRORS})
+        for documented in PASSTHROUGH:
+            add(documented.path, self.pass_on, methods=["POST"], **documented.route_options())
+        stored = "/v1/responses/{response_id}"
+        add(stored, self.find, summary="A stored response", responses=ERRORS)
+        add(stored, self.find, methods=["DELETE"], summary="Delete a stored response", responses=ERRORS)
+        add(f"{stored}/cancel", self.find, methods=["POST"], summary="Cancel a background response", responses=ERRORS)
+        add("/v1/{path:path}", self.pass_on, methods=["POST"], include_in_schema=False)
+        add("/v1/{path:path}", self.nothing, methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+        return router
+
+    async def models(self) -> Response:
+        statuses = await self.services.herd.statuses()
+        known = [(model, statuses.get(base)) for model, base in self.services.base_of.items()]
+        cards = [self._card(model, status or await self.services.status(model)) for model, status in known]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def model(self, model: str) -> Response:
+        return JSONResponse(self._card(model, await self.services.status(model)))
+
+    async def pass_on(self, request: Request) -> Response:
+        body = await read_object(request)
+        check_values(body)
+        base = await self.services.answering(model_named(body))
+        return Relay(self.services.forward, await self._outgoing(request), [base], self.timeout)
+
+    async def nothing(self, request: Request) -> Response:
+        """What is no path of ours; the models' other paths are for POST only."""
+        known = request.url.path in {documented.path for documented in PASSTHROUGH}
+        raise HTTPException(405, headers={"allow": "POST"}) if known else HTTPException(404)
+
+    async def find(self, request: Request, response_id: str, model: str | None = None) -> Response:
+        """`response_id` does not name its model, so every answering one is asked, or the one in ?model=."""
+        outgoing = await self._outgoing(request)
+        if model is not None:
+            bases = [await self.services.answering(model)]
+        else:
+            statuses = await self.services.herd.statuses()
+            bases = [base for base, status in statuses.items() if status.state.answers]
+        return Relay(self.services.forward, outgoing, bases, self.timeout)
+
+    async def _outgoing(self, request: Request) -> Outgoing:
+        path = TOKENIZER.get(request.url.path, request.url.path)
+        if not SAFE_PATH.fullmatch(path):
+            raise NoSuchPath(f"No such path: {path[:128]!r}.")
+        headers = outgoing_headers(request.headers, request_id(request.scope))
+        query = request.scope.get("query_string", b"")
+        return Outgoing(request.method, path, query, headers, await request.body())
+
+    def _card(self, model: str, status: ModelStatus) -> dict[str, Any]:
+        card = {"id": model, "object": "model", "created": self.services.created, "owned_by": "corral"}
+        state = {key: value for key, value in status.to_json().items() if key != "id"}
+        adapter = {} if model == status.id else {"root": status.id, "parent": status.id}
+        return {**card, **state, **adapter}

@@ -1,0 +1,81 @@
+"""create_app: the gateway's routes, middleware and error shapes around injected Services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+
+from app.body import first_error
+from app.errors import http_problem, problem_of
+from app.middleware import BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
+from app.openapi import describe
+from app.routes.bulk import BulkRoutes
+from app.routes.generate import GenerateRoutes
+from app.routes.openai import OpenAIRoutes
+from app.routes.ops import OpsRoutes
+from app.services import Services
+from app.telemetry import Telemetry
+from deployments.errors import ServingError
+
+
+def create_app(services: Services, more: Sequence[APIRouter] = ()) -> FastAPI:
+    """The gateway. `more` are further routers, tried before the paths that are passed on to models."""
+    telemetry = Telemetry()
+    app = FastAPI(
+        title="Corral",
+        version=_version(),
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=_middleware(services, telemetry),
+        exception_handlers={
+            ServingError: _serving_error,
+            RequestValidationError: _validation_error,
+            HTTPException: _http_error,
+        },
+    )
+    own = [GenerateRoutes(services).router(), BulkRoutes(services, telemetry).router()]
+    for router in [*own, *more, OpsRoutes(services, telemetry).router(), OpenAIRoutes(services).router()]:
+        app.include_router(router)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    return app
+
+
+def _middleware(services: Services, telemetry: Telemetry) -> list[Middleware]:
+    limits = services.limits
+    return [
+        Middleware(RequestId),
+        Middleware(Observe, telemetry),
+        Middleware(CancelOnDisconnect),
+        Middleware(BoundBody, limits.max_body, {"/bulk": limits.bulk.max_body}, limits.body_timeout_s),
+        Middleware(LastResort),
+    ]
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    return problem_of(error).response()
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    inside = [{**item, "loc": item["loc"][1:]} for item in error.errors()]  # without "query" or "path"
+    return problem_of(first_error(inside)).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return http_problem(error.status_code, request.method, request.url.path, headers, error.detail).response()
+
+
+def _version() -> str:
+    try:
+        return version("corral")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,1 @@
+"""Fast tests without Ray, GPUs or real models."""

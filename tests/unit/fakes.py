@@ -1,0 +1,106 @@
+"""Stand-ins for what lies behind the gateway: a model that says what it is told to, and a herd of fixed states."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
+from deployments.status import ModelState, ModelStatus
+
+
+def no_failure(_: ChatRequest) -> Exception | None:
+    return None
+
+
+class FakeModel:
+    """A ChatModel that keeps count.
+
+    answer:  the text, or a function of the request that gives it; streamed word by word.
+    fails:   gives the exception a request is to end with, or None.
+    step:    if given, every answer and every streamed piece waits for one release of it.
+    delay_s: what every answer takes.
+    breaks_after: a stream raises `fails(request)` after so many pieces instead of at the start.
+    """
+
+    def __init__(
+        self,
+        model_id: str = "pocket-1b",
+        answer: str | Callable[[ChatRequest], str] = "in the corral",
+        *,
+        fails: Callable[[ChatRequest], Exception | None] = no_failure,
+        step: asyncio.Semaphore | None = None,
+        delay_s: float = 0,
+        breaks_after: int = 0,
+    ) -> None:
+        self._model_id, self._answer, self._fails = model_id, answer, fails
+        self.step, self._delay_s, self._breaks_after = step, delay_s, breaks_after
+        self.requests: list[ChatRequest] = []
+        self.running = self.peak = self.cancelled = 0
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        with self._counted(request):
+            await self._wait()
+            if failure := self._fails(request):
+                raise failure
+            words = self._words(request)
+            return ChatReply("".join(words), self._model_id, "stop", self._usage(request, words))
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
+        with self._counted(request):
+            words = self._words(request)
+            for index, word in enumerate(words):
+                await self._wait()
+                if index >= self._breaks_after and (failure := self._fails(request)):
+                    raise failure
+                yield ChatDelta(word)
+            yield ChatDelta("", "stop", self._usage(request, words))
+
+    @contextmanager
+    def _counted(self, request: ChatRequest) -> Iterator[None]:
+        self.requests.append(request)
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self._delay_s)
+        if self.step:
+            await self.step.acquire()
+
+    def _words(self, request: ChatRequest) -> list[str]:
+        text = self._answer if isinstance(self._answer, str) else self._answer(request)
+        first, *others = text.split(" ")
+        return [first, *(f" {word}" for word in others)]
+
+    def _usage(self, request: ChatRequest, words: list[str]) -> Usage:
+        prompt = sum(len(str(message["content"]).split()) for message in request.messages)
+        return Usage(prompt, len(words))
+
+
+class FakeHerd:
+    """States from a dict, which a test may change; or an exception to raise instead."""
+
+    def __init__(self, *statuses: ModelStatus, failure: Exception | None = None) -> None:
+        self.states = {status.id: status for status in statuses}
+        self.failure = failure
+
+    @classmethod
+    def ready(cls, *models: str) -> FakeHerd:
+        return cls(*(ModelStatus(model, ModelState.READY, 1, 1) for model in models))
+
+    async def statuses(self) -> Mapping[str, ModelStatus]:
+        if self.failure:
+            raise self.failure
+        return self.states

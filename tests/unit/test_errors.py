@@ -1,0 +1,68 @@
+"""The table of app/errors.py: every error has a status, OpenAI's shape and no internals."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from app.errors import (
+    TABLE,
+    UNEXPECTED,
+    BodyTooLarge,
+    BodyTooSlow,
+    NoSuchPath,
+    WrongContentType,
+    http_problem,
+    problem_of,
+)
+from deployments import errors
+
+CASES = [
+    (errors.BadRequest("no", "seed"), 400, "invalid_request_error", "seed", "invalid_request"),
+    (errors.PromptTooLong("long", "messages"), 400, "invalid_request_error", "messages", "context_length_exceeded"),
+    (errors.UnknownModel("x", ("a", "b")), 404, "invalid_request_error", "model", "model_not_found"),
+    (NoSuchPath("where"), 404, "invalid_request_error", None, "not_found"),
+    (BodyTooSlow("slow", "body"), 408, "invalid_request_error", "body", "body_timeout"),
+    (BodyTooLarge("big", "body"), 413, "invalid_request_error", "body", "body_too_large"),
+    (WrongContentType("xml", "content-type"), 415, "invalid_request_error", "content-type", "unsupported_media_type"),
+    (errors.Overloaded("full", 7), 429, "rate_limit_error", None, "queue_full"),
+    (errors.EngineFailed("died"), 502, "server_error", None, "engine_failed"),
+    (errors.Unavailable("gone", "failed"), 503, "server_error", None, "model_unavailable"),
+    (errors.DeadlineExceeded("late"), 504, "server_error", None, "deadline_exceeded"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "kind", "param", "code"), CASES, ids=lambda value: type(value).__name__)
+def test_every_error_has_its_status_and_body(
+    error: errors.ServingError, status: int, kind: str, param: str | None, code: str
+) -> None:
+    problem = problem_of(pickle.loads(pickle.dumps(error)))
+    assert problem.status == status
+    assert problem.body() == {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+
+
+def test_the_cases_cover_the_table() -> None:
+    assert {type(error) for error, *_ in CASES} >= set(TABLE)
+
+
+def test_unknown_model_names_the_known_ones() -> None:
+    assert "a, b" in problem_of(errors.UnknownModel("x", ("a", "b"))).message
+
+
+def test_overloaded_says_when_to_come_back() -> None:
+    assert problem_of(errors.Overloaded("full", 7)).headers == {"retry-after": "7"}
+
+
+@pytest.mark.parametrize("error", [KeyError("secret"), errors.ServingError("secret"), RecursionError()])
+def test_what_is_not_in_the_table_shows_nothing_of_itself(error: Exception) -> None:
+    assert problem_of(error) is UNEXPECTED
+    assert "secret" not in str(UNEXPECTED.body())
+
+
+def test_the_router_s_own_refusals() -> None:
+    assert http_problem(404, "GET", "/x").code == "not_found"
+    refused = http_problem(405, "PUT", "/generate", {"allow": "POST"})
+    assert (refused.status, refused.code, refused.headers) == (405, "method_not_allowed", {"allow": "POST"})
+    assert "POST" in refused.message
+    assert http_problem(400, "POST", "/x", detail="no form").message == "no form"

@@ -1,0 +1,117 @@
+"""The shipped checkpoints, their card, and the code that makes them on a model of a few hundred weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from deployments.pocket import CHECKPOINTS, SIZES, export, train
+from deployments.pocket.card import CARD, FIGURES, folder_bytes, parameters, render_card
+from deployments.pocket.evaluate import cases, figures, normalise, replies, verdict
+from deployments.pocket.model import SHAPES, PocketLlama, Shape
+from deployments.pocket.packing import Packer, collate
+from deployments.pocket.tasks import Mix, draw_bundle
+from deployments.pocket.tokenizer import SPECIALS, VOCABULARY, load_tokenizer
+
+MICRO = Shape(hidden=32, layers=2, inner=48)
+
+
+def test_checkpoints_fit_the_repository() -> None:
+    assert sum(folder_bytes(size) for size in SIZES) < 16_000_000
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_checkpoint_is_a_bf16_llama_of_its_shape(size: str) -> None:
+    config = json.loads((CHECKPOINTS / size / "config.json").read_text())
+    assert config == SHAPES[size].config()
+    assert config["head_dim"] in (32, 64)
+    with safe_open(CHECKPOINTS / size / "model.safetensors", framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
+    assert weights.keys() == PocketLlama(SHAPES[size]).state_dict().keys()
+    assert sum(w.numel() for w in weights.values()) == parameters(size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_generation_stops_where_llama_3_stops(size: str) -> None:
+    config = json.loads((CHECKPOINTS / size / "generation_config.json").read_text())
+    assert [SPECIALS[i] for i in config["eos_token_id"]] == ["<|eot_id|>", "<|end_of_text|>"]
+
+
+def test_all_sizes_share_one_tokenizer() -> None:
+    assert len({(CHECKPOINTS / size / "tokenizer.json").read_bytes() for size in SIZES}) == 1
+    assert len(load_tokenizer(CHECKPOINTS / SIZES[0])) == VOCABULARY
+
+
+def test_card_tells_the_figures() -> None:
+    known = json.loads(FIGURES.read_text())
+    assert tuple(known) == SIZES
+    assert CARD.read_text() == render_card(known)
+
+
+def test_sizes_step_up_and_the_largest_reaches_nine_in_ten() -> None:
+    known = json.loads(FIGURES.read_text())
+    exact = [known[size]["answer_em"] for size in SIZES]
+    assert exact == sorted(exact)
+    assert exact[-1] >= 0.9
+
+
+def test_our_llama_is_transformers_llama(tmp_path: Path) -> None:
+    """The same logits, also with a passage shared by branches."""
+    tokens = load_tokenizer(CHECKPOINTS / SIZES[0])
+    model = PocketLlama(MICRO, seed=3)
+    model.load_state_dict({n: w.bfloat16().float() for n, w in model.state_dict().items()})
+    export.export(model, MICRO, tokens, tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    bundle = next(b for b in iter(lambda: draw_bundle(Random(5), Mix(), "train"), None) if len(b.branches) > 1)
+    batch = collate([Packer(tokens).pack(bundle, read=False)])
+    seen = [i for i, s in enumerate(batch.segments[0].tolist()) if s in (0, 2)]
+    with torch.no_grad():
+        ours = model.logits(model(batch.tokens, batch.positions, batch.mask()))[0, seen]
+        other = theirs(batch.tokens[:, seen]).logits[0]
+    torch.testing.assert_close(ours, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def micro(monkeypatch: pytest.MonkeyPatch) -> train.Plan:
+    monkeypatch.setitem(SHAPES, "micro", MICRO)
+    monkeypatch.setattr(train, "train_tokenizer", lambda seed: load_tokenizer(CHECKPOINTS / SIZES[0]))
+    return train.Plan("micro", steps=4, budget=512, warmup=1)
+
+
+def test_stopped_run_ends_where_an_unbroken_one_does(micro: train.Plan, tmp_path: Path) -> None:
+    train.train(micro, tmp_path / "a.pt", tmp_path / "a", every=2, watched=4)
+    stopped = train.Run(micro, tmp_path / "b.pt", tmp_path / "b")
+    stopped.plan = replace(micro, steps=4)
+    for batch in train.batches(micro, stopped.packer, 0):
+        train.step(stopped.model, stopped.tools, batch, train.rate(micro, stopped.record.steps))
+        stopped.record.steps += 1
+        if stopped.record.steps == 2:
+            break
+    stopped.save()
+    record = train.train(micro, tmp_path / "b.pt", tmp_path / "b", every=2, watched=4)
+    assert record.steps == 4
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_every_learning_rate_ends_at_zero() -> None:
+    for plan in train.PLANS.values():
+        rates = [train.rate(plan, step) for step in range(plan.steps + 1)]
+        assert max(rates) == 1.0
+        assert rates[-1] == 0.0
+
+
+def test_smallest_checkpoint_answers_and_figures_are_shares() -> None:
+    asked = [case for case in cases(1, 4) if case.facts in (0, 1)][:24]
+    told = figures(replies(CHECKPOINTS / SIZES[0], asked))
+    assert all(0.0 <= value <= 1.0 for key, value in told.items() if isinstance(value, float) and key != "extra_n")
+
+
+def test_replies_are_compared_without_spaces_and_capitals() -> None:
+    assert normalise(" The  Limit\n") == "the limit"
+    assert [verdict(text) for text in ("Supported.", "Not supported. It is 4.", "Yes")] == ["yes", "no", ""]
