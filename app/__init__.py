@@ -1,0 +1,1 @@
+"""Composition: settings, the gateway, the edge, the command line."""

@@ -1,0 +1,41 @@
+"""Settings -> Serve applications: one for each model, and the gateway at /.
+
+`serve deploy` reaches the builders by import path with plain arguments (see serve_config); `corral up` calls them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+
+from app.gateway import Gateway
+from app.serve_config import GATEWAY
+from app.settings import Settings
+from deployments.config import ModelSpec
+
+
+def build_gateway(settings: Settings, serve_url: str, failures: dict[str, str]) -> Application:
+    """The gateway application; `serve_url` is where it finds the models' own apps."""
+    deployment = serve.deployment(
+        serve.ingress()(Gateway),
+        name=GATEWAY,
+        num_replicas=settings.gateway.replicas,
+        max_ongoing_requests=settings.gateway.max_ongoing_requests,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+    )
+    return deployment.bind(settings.model_dump_json(), serve_url, failures)
+
+
+def gateway_application(args: dict[str, Any]) -> Application:
+    """`serve deploy`'s way to the gateway. args: settings (mapping), serve_url."""
+    return build_gateway(Settings(**args["settings"]), args["serve_url"], {})
+
+
+def model_application(args: dict[str, Any]) -> Application:
+    """`serve deploy`'s way to one model. args: spec (mapping), max_body (bytes)."""
+    from deployments.models import build_model
+
+    return build_model(ModelSpec(**args["spec"]), args["max_body"])

@@ -1,0 +1,240 @@
+"""The `corral` command: parse, call, print. What it does lies in launch.py, plan.py, talk.py and demo.py.
+
+Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 wrong profile, 4 no such service, 5 the service did not
+start, 6 the request was refused, 7 the service or the model does not answer, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from app.launch import LaunchError, NotRunningError
+from app.plan import PlanError
+from app.settings import Settings, SettingsError, load_settings
+from app.show import print_error, print_json
+from app.talk import RefusedError, UnreachableError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Profile = Annotated[str | None, typer.Option("--profile", "-p", help="A built-in name or a YAML file.")]
+Name = Annotated[str, typer.Option("--name", "-n", envvar="CORRAL_NAME", help="Which service of yours.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[int | None, typer.Option("--port", help="Port of the address; overrides the profile.")]
+Url = Annotated[str | None, typer.Option("--url", help="Address of a service; the default is your own.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, max=2)]
+DEFAULT = "default"
+
+
+def _settings(profile: str | None, port: int | None = None) -> Settings:
+    settings = load_settings(profile)
+    if port is None:
+        return settings
+    return settings.model_copy(update={"edge": settings.edge.model_copy(update={"port": port})})
+
+
+@app.command()
+def up(
+    profile: Profile = None, name: Name = DEFAULT, port: Port = None, as_json: Json = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the models.")] = 1800,
+) -> None:  # fmt: skip
+    """Start the service and wait until its models answer; it runs on after this command ends."""
+    from app.launch import follow, start, stop
+    from app.show import Board, ready_message
+
+    settings = _settings(profile, port)
+    start(settings, name, profile or "pocket")
+    board = Board(list(settings.models), quiet=as_json)
+    try:
+        with board:
+            for progress in follow(name, timeout):
+                board.update(progress)
+    except (KeyboardInterrupt, LaunchError) as error:
+        if isinstance(error, KeyboardInterrupt):
+            stop(name)
+        raise
+    if as_json:
+        print_json(_service_json(progress))
+    else:
+        ready_message(progress, name)
+    if not any(status.state.answers for status in progress.models.values()):
+        raise LaunchError("no model could be started; `corral status` says why, `corral down` ends the service")
+
+
+@app.command()
+def status(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Show each model's state, and why where it does not serve."""
+    from app.launch import look
+    from app.show import status_table
+
+    progress = look(name)
+    if as_json:
+        print_json(_service_json(progress))
+    else:
+        status_table(progress)
+
+
+@app.command()
+def down(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """End the service and everything it started."""
+    from app.launch import stop
+
+    state = stop(name)
+    if as_json:
+        print_json({"name": name, "address": state.address, "stopped": True})
+    else:
+        typer.echo(f"{name} at {state.address} has ended.")
+
+
+@app.command()
+def logs(
+    model: Annotated[str | None, typer.Argument(help="A model; without one, the service itself.")] = None,
+    name: Name = DEFAULT, as_json: Json = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-l", min=0, help="Last lines of each file.")] = 50,
+) -> None:  # fmt: skip
+    """Print the end of the logs, and what comes with --follow."""
+    from app.log_files import files, read
+
+    for file, line in read(files(name, model), lines, follow):
+        if as_json:
+            print_json({"file": file.name, "line": line}, compact=True)
+        else:
+            typer.echo(f"{file.name}: {line}")
+
+
+@app.command()
+def plan(
+    profile: Profile = None, as_json: Json = False,
+    length: Annotated[int | None, typer.Option("--length", min=1, help="Tokens of one sequence.")] = None,
+) -> None:  # fmt: skip
+    """Say before anything starts what each model needs, what fits, and the allocation for it."""
+    from app.plan import plan as make_plan
+    from app.plan import this_host
+    from app.show import plan_table
+
+    made = make_plan(_settings(profile), length, this_host())
+    if as_json:
+        print_json(made.to_json())
+    else:
+        plan_table(made)
+    made.require_fit()
+
+
+@app.command()
+def engine(model: Annotated[str, typer.Argument()], profile: Profile = None, as_json: Json = False) -> None:
+    """Print how vLLM's own server would run a model with the same engine, to compare or to debug."""
+    from deployments.engine import environment, server_arguments
+
+    settings = load_settings(profile)
+    spec = next((spec for spec in settings.specs if spec.id == model), None)
+    if spec is None:
+        raise SettingsError(f"the profile has no model {model!r}; it has {', '.join(settings.models)}")
+    if as_json:
+        print_json({"model": model, "arguments": server_arguments(spec), "environment": environment(spec)})
+    else:
+        variables = [f"{name}={shlex.quote(value)}" for name, value in environment(spec).items()]
+        typer.echo(shlex.join(["python", "-m", "vllm.entrypoints.openai.api_server", *server_arguments(spec)]))
+        typer.echo(f"environment: {' '.join(variables)}")
+
+
+@app.command(name="serve-config")
+def serve_config(
+    profile: Profile = None, as_json: Json = False, port: Port = None,
+    host: Annotated[str, typer.Option(help="Where Serve listens.")] = "127.0.0.1",
+) -> None:  # fmt: skip
+    """Print a Ray Serve config; `serve deploy` with it brings up the same applications on any Ray cluster."""
+    import yaml
+
+    from app.serve_config import DEFAULT_PORT
+    from app.serve_config import serve_config as build
+
+    config = build(load_settings(profile), host, port or DEFAULT_PORT)
+    typer.echo(json.dumps(config, indent=2) if as_json else yaml.safe_dump(config, sort_keys=False), nl=False)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the service's last model.")] = None,
+    max_tokens: MaxTokens = 256, temperature: Temperature = 0.0, name: Name = DEFAULT, url: Url = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Answer one prompt."""
+    from app.talk import Talk
+
+    with Talk.open(name, url) as talk:
+        answer = talk.generate(model, sys.stdin.read() if prompt == "-" else prompt, max_tokens, temperature)
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(answer["text"])
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the service's last model.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
+    max_tokens: MaxTokens = 512, temperature: Temperature = 0.0, name: Name = DEFAULT, url: Url = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Chat; the answer streams, the history is kept. /help lists what can be typed."""
+    from app.talk import Talk, chat_loop
+
+    with Talk.open(name, url) as talk:
+        chat_loop(talk, model, system, max_tokens, temperature, as_json=as_json)
+
+
+@app.command()
+def demo(profile: Profile = None, as_json: Json = False) -> None:
+    """Show the whole thing: start, two sizes, one bulk call, end with nothing left running."""
+    from app.demo import run_demo
+
+    run_demo(_settings(profile), profile or "pocket", as_json=as_json)
+
+
+def _service_json(progress: Any) -> dict[str, Any]:
+    models = {model: status.to_json() for model, status in progress.models.items()}
+    return {**progress.state.to_json(), "models": models}
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    """Run a command; an error is one line on stderr with the next step, and an exit code of its own."""
+    codes: dict[type[Exception], int] = {
+        SettingsError: 3, PlanError: 3, NotRunningError: 4, LaunchError: 5, RefusedError: 6, UnreachableError: 7,
+    }  # fmt: skip
+    try:
+        command()
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("interrupted")
+        return 130
+    except typer.TyperException as error:
+        if message := error.format_message():
+            print_error(f"{message}; --help shows what there is")
+        return 2
+    except tuple(codes) as error:
+        print_error(str(error))
+        return codes[type(error)]
+    return 0
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry of the console script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    raise SystemExit(_guarded(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

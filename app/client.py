@@ -1,0 +1,188 @@
+"""The Python client: models over Ray Serve's DeploymentHandles, from any process that can reach the Ray cluster.
+
+    from app.client import Client
+    with Client() as corral:
+        print(corral.chat("pocket-70b", "Hello! Who are you?").text)
+
+Everything raises deployments.errors.ServingError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from app.bulk import BulkJob, Gates, Runner, run_bulk
+from app.settings import Settings
+from app.state import ServiceState, read_state
+from deployments.chat import ChatDelta, ChatModel, ChatReply, ChatRequest
+from deployments.errors import BadRequest, Unavailable
+from deployments.model_client import ModelClient
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A question, or OpenAI message dicts, oldest first."""
+
+T = TypeVar("T")
+BULK_PRIORITY = 10
+BULK_DEADLINE_S = 3600
+
+
+class AsyncClient:
+    """Asynchronous client. Make it with `connect`; it may be used from one event loop at a time."""
+
+    def __init__(self, bases: Mapping[str, str] | None = None, max_in_flight: int = 64) -> None:
+        self._bases = dict(bases or {})
+        self._gates = Gates(max_in_flight)
+        self._models: dict[str, ModelClient] = {}
+
+    @classmethod
+    def connect(cls, service: str = "default", address: str | None = None) -> Self:
+        """Connect to `address`, else to your service of that name, else to $RAY_ADDRESS. Raises Unavailable."""
+        state = None if address else read_state(service)
+        if state is not None:
+            _authenticate(state)
+            address = state.ray_address
+        try:
+            ray.init(address or "auto", namespace="serve", log_to_driver=False, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise Unavailable(f"No Ray cluster answers ({error}); `corral up` starts one.", "stopped") from error
+        return cls(_bases(state))
+
+    def model(self, model: str) -> ChatModel:
+        """The ChatModel of a served id."""
+        if model not in self._models:
+            self._models[model] = ModelClient(self._bases.get(model, model), model)
+        return self._models[model]
+
+    async def chat(self, model: str, prompt: Prompt, **params: Any) -> ChatReply:
+        """One answer. `params` are OpenAI's: max_tokens, temperature, response_format, ..."""
+        return await self.model(model).chat(request_of(prompt, params))
+
+    def stream(self, model: str, prompt: Prompt, **params: Any) -> AsyncIterator[ChatDelta]:
+        """Pieces as they come; closing the iterator frees the slot in the engine."""
+        return self.model(model).stream(request_of(prompt, params))
+
+    async def generate(self, model: str, prompt: str, **params: Any) -> str:
+        """The text of one answer to one prompt."""
+        return (await self.chat(model, prompt, **params)).text
+
+    async def bulk(self, items: Iterable[Mapping[str, Any]], **defaults: Any) -> list[ChatReply | Exception]:
+        """Answers in the items' order; an item that fails is its exception, never the whole call's.
+
+        items: each with `model`, and `prompt` or `messages`, and further OpenAI parameters.
+        """
+        found: list[ChatReply | Exception] = []
+        jobs = []
+        for index, item in enumerate(items):
+            found.append(BadRequest("not asked"))
+            try:
+                jobs.append(self._job(index, {**defaults, **item}))
+            except BadRequest as error:
+                found[index] = error
+        runner = Runner(self._find, self._gates, BULK_DEADLINE_S)
+        async for line in run_bulk(jobs, runner):
+            found[line.index] = line.reply or line.error or BadRequest("no answer")
+        return found
+
+    async def _find(self, model: str) -> ChatModel:
+        return self.model(model)
+
+    def _job(self, index: int, item: dict[str, Any]) -> BulkJob:
+        model, prompt = item.pop("model", None), item.pop("prompt", None)
+        messages = item.pop("messages", None)
+        if not isinstance(model, str):
+            raise BadRequest("The item names no model.", "model")
+        if (prompt is None) == (messages is None):
+            raise BadRequest("Give exactly one of prompt and messages.", "prompt")
+        request = request_of(prompt if messages is None else messages, item, BULK_PRIORITY)
+        return BulkJob(index, model, self._bases.get(model, model), request)
+
+
+def request_of(prompt: Prompt, params: Mapping[str, Any], priority: int = 0) -> ChatRequest:
+    """A ChatRequest. Raises BadRequest if there is nothing to answer."""
+    messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(map(dict, prompt))
+    if not messages or not all(message.get("content") for message in messages):
+        raise BadRequest("The prompt is empty.", "prompt" if isinstance(prompt, str) else "messages")
+    return ChatRequest(messages, dict(params), priority)
+
+
+def _authenticate(state: ServiceState) -> None:
+    """Use the service's token. Ray reads the environment when it is imported, so it is told to read it again."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.token_path)
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _bases(state: ServiceState | None) -> dict[str, str]:
+    """Served id -> base model, where the service's profile can be read."""
+    if state is None:
+        return {}
+    try:
+        settings = Settings.model_validate_json((Path(state.run_dir) / "settings.json").read_text())
+    except OSError:
+        return {}
+    return {served: spec.id for spec in settings.models.values() for served in spec.served_ids}
+
+
+class Client:
+    """The same, synchronous: an event loop in a thread of its own."""
+
+    def __init__(self, service: str = "default", address: str | None = None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="corral-client", daemon=True)
+        self._inner = AsyncClient.connect(service, address)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the thread and leave the Ray cluster."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        ray.shutdown()
+
+    def chat(self, model: str, prompt: Prompt, **params: Any) -> ChatReply:
+        """See AsyncClient.chat."""
+        return self._run(self._inner.chat(model, prompt, **params))
+
+    def generate(self, model: str, prompt: str, **params: Any) -> str:
+        """See AsyncClient.generate."""
+        return self._run(self._inner.generate(model, prompt, **params))
+
+    def bulk(self, items: Iterable[Mapping[str, Any]], **defaults: Any) -> list[ChatReply | Exception]:
+        """See AsyncClient.bulk."""
+        return self._run(self._inner.bulk(items, **defaults))
+
+    def stream(self, model: str, prompt: Prompt, **params: Any) -> Iterator[ChatDelta]:
+        """See AsyncClient.stream."""
+        pieces = aiter(self._inner.stream(model, prompt, **params))
+        try:
+            while (piece := self._run(_next(pieces))) is not None:
+                yield piece
+        finally:
+            self._run(pieces.aclose())  # type: ignore[attr-defined]
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+
+async def _next(pieces: AsyncIterator[ChatDelta]) -> ChatDelta | None:
+    return await anext(pieces, None)

@@ -1,0 +1,58 @@
+"""Deploy a profile on the Ray that $RAY_ADDRESS names, then end: Serve keeps the applications.
+
+A process of its own, since building a model's application imports vLLM (7 s, 0.6 GB) and nothing else here needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from app.applications import GATEWAY, build_gateway
+from app.settings import Settings
+from deployments.config import ModelSpec
+from deployments.herd import short_reason
+
+
+def deploy(settings: Settings, host: str, port: int) -> dict[str, str]:
+    """Deploy every model and the gateway without waiting for them; returns the models that could not be, and why."""
+    targets, failures = _model_targets(settings)
+    gateway = build_gateway(settings, f"http://{host}:{port}", failures)
+    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
+    serve.run_many(
+        [serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"), *targets],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    return failures
+
+
+def _model_targets(settings: Settings) -> tuple[list[serve.RunTarget], dict[str, str]]:
+    targets, failures = [], {}
+    for spec in settings.specs:
+        try:
+            targets.append(_target(spec, settings.gateway.max_body))
+        except Exception as error:
+            failures[spec.id] = short_reason(f"{type(error).__name__}: {error}")
+    return targets, failures
+
+
+def _target(spec: ModelSpec, max_body: int) -> serve.RunTarget:
+    from deployments.models import build_model
+
+    return serve.RunTarget(build_model(spec, max_body), name=spec.app_name, route_prefix=spec.route_prefix)
+
+
+def main(settings_file: str, host: str, port: str) -> None:
+    settings = Settings.model_validate_json(Path(settings_file).read_text())
+    ray.init(log_to_driver=False, namespace="serve")
+    for model, reason in deploy(settings, host, int(port)).items():
+        sys.stderr.write(f"{model} cannot be deployed: {reason}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

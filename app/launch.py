@@ -1,0 +1,154 @@
+"""Starting, following and ending a service from another process: what `corral up` and `corral down` do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import psutil
+
+from app.ports import taken
+from app.settings import Settings
+from app.state import ServiceState, read_state, remove_state, write_state
+from deployments.status import ModelState, ModelStatus
+
+POLL_S = 0.25
+SETTLED = (ModelState.READY, ModelState.IDLE, ModelState.FAILED)
+
+
+class LaunchError(Exception):
+    """The service could not be started; the message has the reason and the next step."""
+
+
+class NotRunningError(Exception):
+    """There is no such service."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a starting service."""
+
+    state: ServiceState
+    models: Mapping[str, ModelStatus]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every model is ready, idle or failed."""
+        return bool(self.models) and all(status.state in SETTLED for status in self.models.values())
+
+
+def start(settings: Settings, name: str, profile: str) -> ServiceState:
+    """Start a service in a session of its own. Raises LaunchError if it runs already or its port is taken."""
+    running = read_state(name)
+    if running and running.alive():
+        raise LaunchError(
+            f"the service {name!r} runs already at {running.address}; `corral down` ends it, --name starts another"
+        )
+    if taken(settings.edge.port, settings.edge.host):
+        raise LaunchError(
+            f"port {settings.edge.port} on {settings.edge.host} is taken; choose another with --port or edge.port"
+        )
+    run_dir = Path(tempfile.mkdtemp(prefix=f"corral-{os.getuid()}-", dir="/tmp"))
+    (run_dir / "logs").mkdir(mode=0o700)
+    process = _spawn(settings, name, profile, run_dir)
+    state = _planned(settings, name, profile, run_dir, process.pid)
+    write_state(state)
+    return state
+
+
+def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:
+    with (run_dir / "logs" / "service.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.service", name, profile, str(run_dir)],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=run_dir,
+        )  # fmt: skip
+    if process.stdin is None:
+        raise LaunchError("the service has no standard input")
+    with process.stdin:
+        process.stdin.write(settings.model_dump_json().encode())
+    return process
+
+
+def _planned(settings: Settings, name: str, profile: str, run_dir: Path, pid: int) -> ServiceState:
+    return ServiceState(
+        name=name,
+        pid=pid,
+        created=psutil.Process(pid).create_time(),
+        profile=profile,
+        run_dir=str(run_dir),
+        address=f"http://{settings.edge.host}:{settings.edge.port}",
+    )
+
+
+def follow(name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[Progress]:
+    """Look at a starting service again and again until it has settled. Raises LaunchError if it fails."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        progress = look(name)
+        yield progress
+        if progress.state.phase == "serving" and progress.settled:
+            return
+        if time.monotonic() > deadline:
+            raise LaunchError(f"not ready after {timeout_s:g} s; `corral logs` says more, `corral down` ends it")
+        sleep(POLL_S)
+
+
+def look(name: str) -> Progress:
+    """What a service is doing now. Raises NotRunningError or LaunchError."""
+    state = read_state(name)
+    if state is None:
+        raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one")
+    if state.phase == "failed" or not state.alive():
+        raise LaunchError(f"the service {name!r} ended: {state.error or _last_words(state)}")
+    return Progress(state, models(state))
+
+
+def _last_words(state: ServiceState) -> str:
+    try:
+        lines = (state.logs / "service.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it left no word; the machine may have run out of memory"
+
+
+def models(state: ServiceState) -> dict[str, ModelStatus]:
+    """States of the models, as the gateway tells them; empty until it answers."""
+    if not state.serve_address or state.phase not in ("serving", "deploying"):
+        return {}
+    try:
+        answer = httpx.get(f"http://{state.serve_address}/ready", timeout=5).json()
+        return {model: _status(model, found) for model, found in answer["models"].items()}
+    except (httpx.HTTPError, ValueError, KeyError):
+        return {}
+
+
+def _status(model: str, found: Mapping[str, object]) -> ModelStatus:
+    known = {key: value for key, value in found.items() if key in ModelStatus.__dataclass_fields__}
+    status = ModelStatus(**{"id": model, **known})  # type: ignore[arg-type]
+    return replace(status, state=ModelState(status.state))
+
+
+def stop(name: str, timeout_s: float = 60) -> ServiceState:
+    """End a service and everything it started. Raises NotRunningError; LaunchError if it does not end."""
+    state = read_state(name)
+    if state is None:
+        raise NotRunningError(f"no service {name!r} runs here")
+    if state.alive():
+        process = psutil.Process(state.pid)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout_s)
+        except psutil.TimeoutExpired:
+            raise LaunchError(f"process {state.pid} did not end within {timeout_s:g} s") from None
+    remove_state(name)
+    shutil.rmtree(state.run_dir, ignore_errors=True)
+    return state

@@ -1,0 +1,36 @@
+"""Free TCP ports, and whether one is taken."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+BELOW_EPHEMERAL = range(20000, 30000)
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Distinct free ports, all held open until the last is found so that none comes twice."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((host, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def free_range(width: int, host: str = "127.0.0.1") -> int:
+    """First port of `width` consecutive free ones below the ephemeral range."""
+    for first in range(BELOW_EPHEMERAL.start, BELOW_EPHEMERAL.stop - width, width):
+        if not any(taken(port, host) for port in range(first, first + width)):
+            return first
+    raise OSError(f"no {width} consecutive free ports in {BELOW_EPHEMERAL}")
+
+
+def taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens on (or holds) that port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,34 @@
+"""A Ray Serve config for a profile: plain data, made without Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.settings import Settings
+
+GATEWAY = "gateway"
+DEFAULT_PORT = 8000
+
+
+def serve_config(settings: Settings, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> dict[str, Any]:
+    """A config file for `serve deploy` that brings up the same applications on any Ray cluster."""
+    gateway = {
+        "name": GATEWAY,
+        "route_prefix": "/",
+        "import_path": "app.applications:gateway_application",
+        "args": {"settings": settings.model_dump(mode="json"), "serve_url": f"http://127.0.0.1:{port}"},
+    }
+    models = [
+        {
+            "name": spec.app_name,
+            "route_prefix": spec.route_prefix,
+            "import_path": "app.applications:model_application",
+            "args": {"spec": spec.model_dump(mode="json"), "max_body": int(settings.gateway.max_body)},
+        }
+        for spec in settings.specs
+    ]
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port},
+        "applications": [gateway, *models],
+    }

@@ -1,0 +1,207 @@
+"""One service: Ray, the applications on it and the edge in front, started, watched and ended by one process.
+
+`corral up` starts this module as a session leader of its own and reads its state file; a TERM ends it. It is the
+subreaper of everything it starts, so that nothing it started outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from app.cluster import Cluster, ClusterError, Ports, start_head
+from app.edge import Edge, EdgeError, EdgeSpec
+from app.processes import adopt_orphans, end_descendants
+from app.settings import Settings
+from app.state import ServiceState, write_state
+from deployments.status import ModelState
+
+POLL_S = 0.5
+DRAIN_S = 5
+RAY_GRACE_S = 8
+
+
+class ServiceError(Exception):
+    """The service cannot go on; the message is for the person who started it."""
+
+
+class Service:
+    """Runs until it is told to stop or Ray's head ends."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, state: ServiceState) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._state = state
+        self._stop = asyncio.Event()
+        self._edge: Edge | None = None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Start everything, watch it, end it. Raises ServiceError if it could not start or Ray ended."""
+        stopped = asyncio.create_task(self._stop.wait())
+        work = asyncio.create_task(self._start_and_watch())
+        try:
+            await asyncio.wait({stopped, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+            await self._end()
+
+    async def _start_and_watch(self) -> None:
+        self._cluster.prepare()
+        self._announce("starting Ray")
+        head = await start_head(self._cluster)
+        self._announce("deploying")
+        await self._deploy()
+        await self._start_edge()
+        self._announce("serving")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._guard_head(head))
+            tasks.create_task(self._guard_edge())
+            tasks.create_task(self._follow_models())
+
+    def _announce(self, phase: str, error: str | None = None) -> None:
+        self._state = self._state.with_phase(phase, error)
+        write_state(self._state)
+
+    async def _deploy(self) -> None:
+        file = self._cluster.run_dir / "settings.json"
+        file.write_text(self._settings.model_dump_json())
+        host, port = self._cluster.serve_address.rsplit(":", 1)
+        log = self._cluster.run_dir / "logs" / "deploy.log"
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "app.deploy", str(file), host, port,
+                env=self._cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+        if await process.wait():
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise ServiceError(f"the applications could not be deployed: {lines[-1] if lines else 'no output'}")
+
+    async def _start_edge(self) -> None:
+        self._edge = Edge(edge_spec(self._settings, self._cluster))
+        await self._edge.start()
+
+    async def _guard_head(self, head: asyncio.subprocess.Process) -> None:
+        code = await head.wait()
+        raise ServiceError(f"Ray's head ended with status {code}; its log is {self._cluster.run_dir}/logs/ray.log")
+
+    async def _guard_edge(self) -> None:
+        """Start the edge again when it dies."""
+        while self._edge:
+            code = await self._edge.wait()
+            sys.stderr.write(f"the edge ended with status {code}; starting it again\n")
+            await asyncio.sleep(POLL_S)
+            await self._edge.start()
+
+    async def _follow_models(self) -> None:
+        """Keep the edge's routes those of the models that answer, and its servers those of their replicas."""
+        async with httpx.AsyncClient(base_url=f"http://{self._cluster.serve_address}", timeout=5) as client:
+            while self._edge:
+                with contextlib.suppress(httpx.HTTPError, EdgeError, ValueError, KeyError):
+                    await self._route(self._edge, await _get(client, "/ready"))
+                    await self._connect(self._edge, await _get(client, "/internal/replicas"))
+                await asyncio.sleep(POLL_S)
+
+    async def _route(self, edge: Edge, ready: Any) -> None:
+        """Models that do not answer go to the gateway, which says why."""
+        for spec in self._settings.models.values():
+            for served in spec.served_ids:
+                await edge.set_model(served, ModelState(ready["models"][spec.id]["state"]).answers)
+
+    async def _connect(self, edge: Edge, replicas: Any) -> None:
+        """Requests go straight to replicas, and through Serve where there is none yet."""
+        for spec in self._settings.models.values():
+            found = [self._cluster.replica(port) for _, port in replicas.get(spec.app_name, [])]
+            await edge.set_replicas(spec.id, [address for address in found if address])
+
+    async def _end(self) -> None:
+        self._announce("stopping", self._state.error)
+        if self._edge:
+            with contextlib.suppress(EdgeError):
+                await self._edge.stop(DRAIN_S)
+        await asyncio.to_thread(end_descendants, RAY_GRACE_S)
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> Any:
+    return (await client.get(path)).json()
+
+
+def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
+    """What the edge is told of the profile and the cluster."""
+    edge = settings.edge
+    return EdgeSpec(
+        host=edge.host,
+        port=edge.port,
+        workdir=cluster.run_dir / "edge",
+        serve_address=cluster.serve_address,
+        models=tuple((served, spec.id) for spec in settings.models.values() for served in spec.served_ids),
+        max_connections=edge.max_connections,
+        bufsize=int(edge.bufsize),
+        max_body=int(settings.gateway.max_body),
+        bulk_max_body=int(settings.bulk.max_body),
+        connect_timeout_s=edge.connect_timeout_s,
+        queue_timeout_s=edge.queue_timeout_s,
+        idle_timeout_s=edge.idle_timeout_s,
+    )
+
+
+async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> int:
+    adopt_orphans()
+    ray = settings.ray
+    cluster = Cluster(run_dir, Ports.choose(), ray.cpus, int(ray.object_store), ray.include_dashboard, ray.environment)
+    state = ServiceState(
+        name=name,
+        pid=os.getpid(),
+        created=psutil.Process().create_time(),
+        profile=profile,
+        run_dir=str(run_dir),
+        address=f"http://{settings.edge.host}:{settings.edge.port}",
+        ray_address=cluster.ray_address,
+        serve_address=cluster.serve_address,
+    )
+    service = Service(settings, cluster, state)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, service.stop)
+    try:
+        await service.run()
+    except (ServiceError, ClusterError, EdgeError, ExceptionGroup) as error:
+        reason = _reason(error)
+        write_state(replace(state, phase="failed", error=reason))
+        sys.stderr.write(f"{reason}\n")
+        return 1
+    write_state(replace(state, phase="stopped"))
+    shutil.rmtree(run_dir, ignore_errors=True)
+    return 0
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error, or of the first inside a group of errors."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, ServiceError | ClusterError | EdgeError) else repr(error)
+
+
+def main(name: str, profile: str, run_dir: str) -> int:
+    """Entry of the process; its settings come on stdin, so that no other user can read them off its arguments."""
+    settings = Settings.model_validate_json(sys.stdin.read())
+    return asyncio.run(_main(name, profile, settings, Path(run_dir)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""What a running service leaves for other commands to find: one small JSON file per name, readable by its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+DIRECTORY_VARIABLE = "CORRAL_STATE_DIR"
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service. `phase`: starting Ray, deploying, serving, stopping or failed; `error` says why it failed."""
+
+    name: str
+    pid: int
+    created: float
+    profile: str
+    run_dir: str
+    address: str
+    phase: str = "starting Ray"
+    ray_address: str = ""
+    serve_address: str = ""
+    error: str | None = None
+
+    @property
+    def token_path(self) -> Path:
+        return Path(self.run_dir) / "token"
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.run_dir) / "logs"
+
+    @property
+    def ray_logs(self) -> Path:
+        return Path(self.run_dir) / "ray" / "session_latest" / "logs"
+
+    def alive(self) -> bool:
+        """Whether the process that wrote this still runs (and is not another with its id)."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def with_phase(self, phase: str, error: str | None = None) -> ServiceState:
+        return replace(self, phase=phase, error=error)
+
+
+def state_directory() -> Path:
+    """Where the files lie: $CORRAL_STATE_DIR, else the XDG state folder."""
+    if chosen := os.environ.get(DIRECTORY_VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "corral"
+
+
+def state_path(name: str) -> Path:
+    return state_directory() / f"{name}.json"
+
+
+def write_state(state: ServiceState) -> None:
+    """Replace the file at once, so that nobody reads half of it."""
+    path = state_path(state.name)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_text(json.dumps(state.to_json(), indent=1))
+    temporary.replace(path)
+
+
+def read_state(name: str) -> ServiceState | None:
+    """The last state of that name, or None where there is none (or it is of another version)."""
+    try:
+        return ServiceState(**json.loads(state_path(name).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_state(name: str) -> None:
+    state_path(name).unlink(missing_ok=True)
+
+
+def all_states() -> list[ServiceState]:
+    """Every service this person has on this machine, running or not."""
+    found = [read_state(path.stem) for path in sorted(state_directory().glob("*.json"))]
+    return [state for state in found if state]

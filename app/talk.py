@@ -1,0 +1,195 @@
+"""Talking to a service over HTTP from the command line: one prompt, or a chat with history."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from app.launch import NotRunningError
+from app.show import print_json
+from app.state import read_state
+
+HELP = "/help  /model NAME  /models  /system TEXT  /clear  /history  /quit"
+
+
+class RefusedError(Exception):
+    """The service refused the request; the message is its own."""
+
+
+class UnreachableError(Exception):
+    """Nothing answers at that address, or nothing serves that model now."""
+
+
+class Talk:
+    """A connection to one service."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    @classmethod
+    def open(cls, name: str, url: str | None) -> Talk:
+        """Connect to `url`, or to this person's own service. Raises NotRunningError."""
+        if url is None:
+            state = read_state(name)
+            if state is None:
+                raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
+            url = state.address
+        return cls(httpx.Client(base_url=url.rstrip("/").removesuffix("/v1"), timeout=httpx.Timeout(600, connect=5)))
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._client.close()
+
+    def models(self) -> list[str]:
+        """Ids of the models that answer."""
+        found = self._json("GET", "/v1/models")["data"]
+        return [model["id"] for model in found if model.get("state") in ("ready", "idle", "starting")]
+
+    def default_model(self, model: str | None) -> str:
+        """The model asked for, else the last one, which profiles make the largest."""
+        if model:
+            return model
+        models = self.models()
+        if not models:
+            raise UnreachableError("no model answers now; `corral status` says why")
+        return models[-1]
+
+    def generate(self, model: str | None, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
+        body = {"model": self.default_model(model), "prompt": prompt, "max_tokens": max_tokens,
+                "temperature": temperature}  # fmt: skip
+        return self._json("POST", "/generate", body)
+
+    def bulk(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._json("POST", "/bulk", {"items": items})
+
+    def stream(self, model: str, messages: list[dict[str, str]], max_tokens: int, temperature: float) -> Iterator[str]:
+        """Pieces of one streamed chat answer, as they come."""
+        body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature,
+                "stream": True}  # fmt: skip
+        try:
+            with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _error(response)
+                yield from _pieces(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{self._client.base_url} does not answer: {error}") from error
+
+    def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{self._client.base_url} does not answer: {error}") from error
+        if response.status_code != 200:
+            raise _error(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _error(response: httpx.Response) -> Exception:
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"HTTP {response.status_code}"
+    return (RefusedError if response.status_code < 500 else UnreachableError)(message)
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        data = line.removeprefix("data: ")
+        if data == line or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise UnreachableError(event["error"]["message"])
+        for choice in event.get("choices", []):
+            if piece := choice.get("delta", {}).get("content"):
+                yield piece
+
+
+class Chat:
+    """A conversation: its model, its messages, and the commands that change them."""
+
+    def __init__(self, talk: Talk, model: str, system: str | None, max_tokens: int, temperature: float) -> None:
+        self._talk, self.model = talk, model
+        self._system, self._max_tokens, self._temperature = system, max_tokens, temperature
+        self.messages: list[dict[str, str]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        self.messages = [{"role": "system", "content": self._system}] if self._system else []
+
+    def ask(self, text: str, show: Callable[[str], Any]) -> str:
+        """Ask, show each piece as it comes, keep question and answer. A failed question is not kept."""
+        question = {"role": "user", "content": text}
+        answer = ""
+        for piece in self._talk.stream(self.model, [*self.messages, question], self._max_tokens, self._temperature):
+            show(piece)
+            answer += piece
+        self.messages += [question, {"role": "assistant", "content": answer}]
+        return answer
+
+    def command(self, line: str) -> str:
+        """Obey a line that starts with a slash; returns what to print."""
+        word, _, rest = line.partition(" ")
+        if word == "/model" and rest:
+            self.model = rest.strip()
+            return f"model {self.model}"
+        if word == "/system":
+            self._system = rest.strip() or None
+            self.clear()
+            return "a new conversation"
+        if word == "/clear":
+            self.clear()
+            return "a new conversation"
+        if word == "/models":
+            return "  ".join(self._talk.models())
+        if word == "/history":
+            return "\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
+        return HELP
+
+
+def chat_loop(
+    talk: Talk, model: str | None, system: str | None, max_tokens: int, temperature: float, *, as_json: bool
+) -> None:
+    """Read lines until the end of input or /quit. With as_json one JSON line for each answer."""
+    chat = Chat(talk, talk.default_model(model), system, max_tokens, temperature)
+    prompt = "" if as_json or not sys.stdin.isatty() else "> "
+    if prompt:
+        sys.stdout.write(f"{chat.model}. {HELP}\n")
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line:
+            _turn(chat, line, as_json=as_json)
+
+
+def _turn(chat: Chat, line: str, *, as_json: bool) -> None:
+    if line.startswith("/"):
+        sys.stdout.write(chat.command(line) + "\n")
+        return
+    try:
+        answer = chat.ask(line, (lambda _: None) if as_json else _write)
+    except RefusedError as error:
+        sys.stderr.write(f"corral: {error}\n")
+        return
+    if as_json:
+        print_json({"model": chat.model, "text": answer}, compact=True)
+    else:
+        sys.stdout.write("\n")
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

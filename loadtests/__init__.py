@@ -1,0 +1,1 @@
+"""Load and measurements over HTTP alone; imports nothing else of Corral."""
