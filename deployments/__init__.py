@@ -1,0 +1,1 @@
+"""Ray Serve deployments: the models and what is composed from them."""

@@ -1,0 +1,1 @@
+"""Retrieval over documents. A leaf: no Ray, no FastAPI."""

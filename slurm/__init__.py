@@ -1,0 +1,1 @@
+"""What Corral knows of SLURM. A leaf: no Ray, no FastAPI."""
