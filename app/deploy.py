@@ -5,6 +5,7 @@ A process of its own, since building a model's application imports vLLM (7 s, 0.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from app.applications import GATEWAY, build_gateway
+from app.applications import build_gateway
+from app.serve_config import GATEWAY
 from app.settings import Settings
 from deployments.config import ModelSpec
 from deployments.herd import short_reason
@@ -48,7 +50,11 @@ def _target(spec: ModelSpec, max_body: int) -> serve.RunTarget:
 
 
 def main(settings_file: str, host: str, port: str) -> None:
+    """Import what takes seconds while Ray starts, wait for a line on standard input, deploy."""
     settings = Settings.model_validate_json(Path(settings_file).read_text())
+    importlib.import_module("deployments.models")
+    if not sys.stdin.readline():
+        return
     ray.init(log_to_driver=False, namespace="serve")
     for model, reason in deploy(settings, host, int(port)).items():
         sys.stderr.write(f"{model} cannot be deployed: {reason}\n")

@@ -188,6 +188,5 @@ def _match(pattern: re.Pattern[str], value: str, what: str) -> None:
 def _template() -> Template:
     text = Path(__file__).with_name("haproxy.cfg.j2").read_text()
     # What comes out is no HTML, and everything that goes in was matched against a pattern.
-    return Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(
-        text
-    )  # noqa: S701
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+    return environment.from_string(text)

@@ -4,8 +4,6 @@ ServingError                deployments/errors.py: what can go wrong behind any 
  +- HttpError             what only an HTTP request can get wrong
      +- NoSuchPath          404, also for a response id that no model knows
      +- BodyTooSlow         the body did not arrive in time
-     +- BodyTooLarge        the body is past the limit
-     +- WrongContentType    the body is not of a type this path reads
 """
 
 from __future__ import annotations
@@ -18,12 +16,14 @@ from fastapi.responses import JSONResponse
 
 from deployments.errors import (
     BadRequest,
+    BodyTooLarge,
     DeadlineExceeded,
     EngineFailed,
     Overloaded,
     ServingError,
     Unavailable,
     UnknownModel,
+    WrongContentType,
 )
 
 
@@ -41,14 +41,6 @@ class NoSuchPath(HttpError):
 
 class BodyTooSlow(HttpError):
     reason = "body_timeout"
-
-
-class BodyTooLarge(HttpError):
-    reason = "body_too_large"
-
-
-class WrongContentType(HttpError):
-    reason = "unsupported_media_type"
 
 
 INVALID, LIMITED, SERVER = "invalid_request_error", "rate_limit_error", "server_error"

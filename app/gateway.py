@@ -14,8 +14,9 @@ from app.services import BulkLimits, Limits, Services
 from app.settings import Settings
 from app.web import create_app
 from deployments.config import ModelSpec
-from deployments.herd import ServeHerd, replica_addresses
+from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
+from deployments.serve_state import read_status, replica_addresses
 
 
 class Gateway:
@@ -45,14 +46,14 @@ def internal_router() -> APIRouter:
 def build_services(settings: Settings, serve_url: str, failures: Mapping[str, str]) -> Services:
     """Clients of every model of the profile, and the limits."""
     specs = settings.specs
-    herd = ServeHerd(specs, failures)
+    herd = ServeHerd(specs, failures, read=read_status)
     clients = {served: ModelClient(spec.id, served, spec.retry_after_s) for spec in specs for served in spec.served_ids}
     chatting = {served: clients[served] for spec in specs if spec.task == "generate" for served in spec.served_ids}
     return Services(
         models=chatting,
         base_of={served: spec.id for spec in specs for served in spec.served_ids},
         herd=herd,
-        forward=httpx.AsyncClient(base_url=serve_url, limits=httpx.Limits(max_connections=None)),
+        forward=httpx.AsyncClient(base_url=serve_url, trust_env=False, limits=httpx.Limits(max_connections=None)),
         limits=_limits(settings),
         metrics_sources=_engine_metrics(specs, clients, herd),
     )

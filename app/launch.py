@@ -125,7 +125,7 @@ def models(state: ServiceState) -> dict[str, ModelStatus]:
     if not state.serve_address or state.phase not in ("serving", "deploying"):
         return {}
     try:
-        answer = httpx.get(f"http://{state.serve_address}/ready", timeout=5).json()
+        answer = httpx.get(f"http://{state.serve_address}/ready", timeout=5, trust_env=False).json()
         return {model: _status(model, found) for model, found in answer["models"].items()}
     except (httpx.HTTPError, ValueError, KeyError):
         return {}

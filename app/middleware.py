@@ -16,8 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import UNEXPECTED, BodyTooLarge, BodyTooSlow
+from app.errors import UNEXPECTED, BodyTooSlow
 from app.telemetry import Telemetry
+from deployments.errors import BodyTooLarge
 
 log = logging.getLogger("corral.gateway")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -26,7 +26,7 @@ from app.settings import Settings
 from app.state import ServiceState, write_state
 from deployments.status import ModelState
 
-POLL_S = 0.5
+POLL_S = 1.0
 DRAIN_S = 5
 RAY_GRACE_S = 8
 
@@ -65,9 +65,10 @@ class Service:
     async def _start_and_watch(self) -> None:
         self._cluster.prepare()
         self._announce("starting Ray")
+        deployer = await self._start_deployer()
         head = await start_head(self._cluster)
         self._announce("deploying")
-        await self._deploy()
+        await self._deploy(deployer)
         await self._start_edge()
         self._announce("serving")
         async with asyncio.TaskGroup() as tasks:
@@ -79,19 +80,26 @@ class Service:
         self._state = self._state.with_phase(phase, error)
         write_state(self._state)
 
-    async def _deploy(self) -> None:
+    async def _start_deployer(self) -> asyncio.subprocess.Process:
+        """Start app.deploy, which imports vLLM while Ray starts and then waits for a line."""
         file = self._cluster.run_dir / "settings.json"
         file.write_text(self._settings.model_dump_json())
         host, port = self._cluster.serve_address.rsplit(":", 1)
-        log = self._cluster.run_dir / "logs" / "deploy.log"
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
+        with self._deploy_log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "app.deploy", str(file), host, port,
-                env=self._cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL,
+                env=self._cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.PIPE,
             )  # fmt: skip
-        if await process.wait():
-            lines = log.read_text(errors="replace").strip().splitlines()
+
+    async def _deploy(self, deployer: asyncio.subprocess.Process) -> None:
+        await deployer.communicate(b"go\n")
+        if deployer.returncode:
+            lines = self._deploy_log.read_text(errors="replace").strip().splitlines()
             raise ServiceError(f"the applications could not be deployed: {lines[-1] if lines else 'no output'}")
+
+    @property
+    def _deploy_log(self) -> Path:
+        return self._cluster.run_dir / "logs" / "deploy.log"
 
     async def _start_edge(self) -> None:
         self._edge = Edge(edge_spec(self._settings, self._cluster))
@@ -111,7 +119,9 @@ class Service:
 
     async def _follow_models(self) -> None:
         """Keep the edge's routes those of the models that answer, and its servers those of their replicas."""
-        async with httpx.AsyncClient(base_url=f"http://{self._cluster.serve_address}", timeout=5) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
+        ) as client:
             while self._edge:
                 with contextlib.suppress(httpx.HTTPError, EdgeError, ValueError, KeyError):
                     await self._route(self._edge, await _get(client, "/ready"))

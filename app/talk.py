@@ -34,12 +34,14 @@ class Talk:
     @classmethod
     def open(cls, name: str, url: str | None) -> Talk:
         """Connect to `url`, or to this person's own service. Raises NotRunningError."""
+        local = url is None
         if url is None:
             state = read_state(name)
             if state is None:
                 raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
             url = state.address
-        return cls(httpx.Client(base_url=url.rstrip("/").removesuffix("/v1"), timeout=httpx.Timeout(600, connect=5)))
+        base = url.rstrip("/").removesuffix("/v1")
+        return cls(httpx.Client(base_url=base, timeout=httpx.Timeout(600, connect=5), trust_env=not local))
 
     def __enter__(self) -> Talk:
         return self

@@ -3,6 +3,8 @@
 ServingError
  +- BadRequest            the request itself is wrong; `param` names the field
  |   +- PromptTooLong     prompt and answer do not fit the model's context
+ |   +- BodyTooLarge      the body is past the limit
+ |   +- WrongContentType  the body is not of a type that is read here
  +- UnknownModel          no such id; `known` lists the ids there are
  +- Unavailable           nothing serves that model now; `state` and the message say why
  +- Overloaded            the bounded queue is full; try again after `retry_after_s`
@@ -39,6 +41,14 @@ class BadRequest(ServingError):
 
 class PromptTooLong(BadRequest):
     reason = "context_length_exceeded"
+
+
+class BodyTooLarge(BadRequest):
+    reason = "body_too_large"
+
+
+class WrongContentType(BadRequest):
+    reason = "unsupported_media_type"
 
 
 class UnknownModel(ServingError):

@@ -13,48 +13,10 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import unknown_key
-from deployments.errors import BadRequest
+from deployments.errors import BadRequest, BodyTooLarge, WrongContentType
+from deployments.strict_json import as_object, check_values, parse_json
 
 INPUT_FIELDS = ("messages", "prompt", "input")
-
-
-class BodyTooLarge(BadRequest):
-    """The body is past the limit; HTTP calls it 413."""
-
-
-class WrongContentType(BadRequest):
-    """The body is not declared as JSON; HTTP calls it 415."""
-
-
-def parse_json(body: bytes) -> Any:
-    """Parse strictly: UTF-8 only, no NaN or Infinity, no lone surrogates, bounded depth.
-
-    Raises BadRequest with the place of the fault.
-    """
-    try:
-        parsed = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"The body is not valid UTF-8 (byte {error.start}).", "body") from error
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.", "body") from error
-    except RecursionError as error:
-        raise BadRequest("The body is nested too deeply.", "body") from error
-    except ValueError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}", "body") from error
-    if b"\\u" in body:
-        _refuse_lone_surrogates(parsed)
-    return parsed
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number.")
-
-
-def _refuse_lone_surrogates(parsed: Any) -> None:
-    try:
-        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRequest("A string holds half a surrogate pair; send whole characters.", "body") from error
 
 
 def check_request(body: bytes, fields: frozenset[str] | None) -> None:
@@ -62,9 +24,9 @@ def check_request(body: bytes, fields: frozenset[str] | None) -> None:
 
     fields: the valid top-level keys, or None to let every key through.
     """
-    parsed = parse_json(body)
-    if not isinstance(parsed, dict):
-        raise BadRequest("The body must be a JSON object.", "body")
+    parsed = as_object(parse_json(body))
+    if b"\\u" in body:
+        check_values(parsed)
     if fields is not None:
         for key in parsed:
             if key not in fields:
@@ -83,7 +45,7 @@ def _unit(name: str) -> str:
     return "message" if name == "messages" else "character"
 
 
-def error_body(message: str, param: str | None, status: int, code: str = "invalid_request") -> bytes:
+def error_body(message: str, param: str | None, status: int, code: str) -> bytes:
     """OpenAI's error shape."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
@@ -202,7 +164,7 @@ async def _send_held(held: list[Message], send: Send) -> None:
 
 async def _refuse(send: Send, error: BadRequest) -> None:
     status = {BodyTooLarge: 413, WrongContentType: 415}.get(type(error), 400)
-    await _send_json(send, status, error_body(error.message, error.param, status))
+    await _send_json(send, status, error_body(error.message, error.param, status, error.reason))
 
 
 async def _send_json(send: Send, status: int, body: bytes) -> None:

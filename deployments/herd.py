@@ -1,4 +1,4 @@
-"""ServeHerd: what every model is doing, from Ray Serve's own status."""
+"""ServeHerd: what every model is doing, from Ray Serve's own status. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import ray
-from ray import serve
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from deployments.config import ModelSpec
 from deployments.progress import read_phase
@@ -24,14 +20,15 @@ class ServeHerd:
     """Implements status.Herd.
 
     failures: models that could not even be deployed -> why.
-    clock, read: injected in tests; `read` returns Serve's status and may block for milliseconds.
+    read: returns Serve's status (serve_state.read_status); may block for milliseconds.
     """
 
     def __init__(
         self,
         specs: tuple[ModelSpec, ...],
         failures: Mapping[str, str] | None = None,
-        read: Callable[[], Any] = serve.status,
+        *,
+        read: Callable[[], Any],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._specs, self._failures = specs, dict(failures or {})
@@ -54,28 +51,14 @@ class ServeHerd:
         return model_status(spec, application, read_phase(spec.id))
 
 
-async def replica_addresses() -> dict[str, list[tuple[str, int]]]:
-    """Application -> (ip, port) of every running replica's own HTTP server, as Serve tells its proxies.
-
-    Serve has no public call for it outside the dashboard. An application without replicas may show its proxy.
-    """
-    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    groups = await controller.get_target_groups.remote(from_proxy_manager=True)
-    return {
-        group.app_name: [(target.ip, target.port) for target in group.targets]
-        for group in groups
-        if _word(group.protocol) == "HTTP"
-    }
-
-
 def model_status(spec: ModelSpec, application: Any, phase: str | None) -> ModelStatus:
     """One application of Serve's status (None: not deployed yet) in our words."""
     if application is None:
         return ModelStatus(spec.id, ModelState.STARTING, phase="waiting to be deployed")
     deployment = application.deployments.get(spec.id)
-    counts = {str(_word(state)): count for state, count in (deployment.replica_states if deployment else {}).items()}
+    counts = {str(word(state)): count for state, count in (deployment.replica_states if deployment else {}).items()}
     running, coming = counts.get("RUNNING", 0), sum(counts.get(s, 0) for s in ("STARTING", "UPDATING", "RECOVERING"))
-    state = _state(_word(application.status), running, coming)
+    state = _state(word(application.status), running, coming)
     return ModelStatus(
         id=spec.id,
         state=state,
@@ -116,6 +99,6 @@ def short_reason(message: str) -> str:
     return (errors[-1] if errors else lines[0] if lines else message)[:REASON_CHARACTERS]
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     """Enum or string, as the versions of Serve differ."""
     return str(getattr(value, "value", value))

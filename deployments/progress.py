@@ -33,13 +33,15 @@ def phase_of(line: str) -> str | None:
 
 
 class PhaseHandler(logging.Handler):
-    """Writes the phase of this process's model; never fails and never waits."""
+    """Writes the phase of this process's model, and the first exception it logs; never fails and never waits."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             phase = phase_of(record.getMessage())
             if phase:
                 write_phase(phase)
+            if record.exc_info and (error := record.exc_info[1]):
+                _write_fault(f"{type(error).__name__}: {error}")
         except Exception:
             self.handleError(record)
 
@@ -66,6 +68,35 @@ def read_phase(model: str) -> str | None:
         return (Path(folder) / model).read_text() or None
     except OSError:
         return None
+
+
+def forget_fault() -> None:
+    """Forget what an earlier replica of $CORRAL_MODEL died of."""
+    if file := _fault_file():
+        file.unlink(missing_ok=True)
+
+
+def read_fault() -> str | None:
+    """The first exception that an engine process of $CORRAL_MODEL logged since `forget_fault`, or None."""
+    try:
+        return file.read_text() or None if (file := _fault_file()) else None
+    except OSError:
+        return None
+
+
+def _write_fault(text: str) -> None:
+    """Keep the first one: those after it only say that something failed."""
+    try:
+        if file := _fault_file():
+            with file.open("x") as fresh:
+                fresh.write(text)
+    except OSError:
+        return
+
+
+def _fault_file() -> Path | None:
+    folder, model = os.environ.get(DIRECTORY_VARIABLE), os.environ.get(MODEL_VARIABLE)
+    return Path(folder) / f"{model}.fault" if folder and model else None
 
 
 def record_log_files() -> None:

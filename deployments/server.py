@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from deployments.config import ModelSpec
 from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
 from deployments.gate import Gate
-from deployments.progress import record_log_files, write_phase
+from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -51,12 +51,12 @@ class CorralEngine(VLLMEngine):  # type: ignore[misc]
 
 
 def _adapters(modules: list[Any] | None) -> list[Any] | None:
-    """Turn {"name", "path"} dicts, as they come from the profile, into vLLM's own type."""
+    """Turn {"name", "path"} dicts, as they come from the profile, into vLLM's own type, where it has not done so."""
     if not modules:
         return None
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-    return [LoRAModulePath(**module) for module in modules]
+    return [LoRAModulePath(**module) if isinstance(module, dict) else module for module in modules]
 
 
 class CorralServer(LLMServer):  # type: ignore[misc]
@@ -70,8 +70,17 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         await super().__init__(llm_config, engine_cls=CorralEngine)
 
     async def _start_engine(self) -> None:
-        """Start the engine and report nothing: LLMServer would start a telemetry actor (0.4 GB) here."""
-        await self.engine.start()
+        """Start the engine and report nothing: LLMServer would start a telemetry actor (0.4 GB) here.
+
+        vLLM only says that a process of its own failed; that process logged why.
+        """
+        forget_fault()
+        try:
+            await self.engine.start()
+        except Exception as error:
+            if fault := read_fault():
+                raise RuntimeError(f"the engine did not start: {fault}") from error
+            raise
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         return Gate(await super().__serve_build_asgi_app__(), known_fields(), self._max_body)

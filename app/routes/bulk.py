@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.body import JSON, NDJSON, as_object, content_type, parse_json, validate
+from app.body import JSON, NDJSON, content_type, validate
 from app.bulk import BulkJob, BulkLine, Gates, Runner, in_order, run_bulk
 from app.errors import UNEXPECTED, problem_of
 from app.middleware import log
@@ -21,6 +21,7 @@ from app.streaming import Streamed, line
 from app.telemetry import Telemetry
 from app.wire import Answer, BulkItem, BulkLineReply, BulkRequest, BulkSummary, ErrorDetail
 from deployments.errors import BadRequest, ServingError
+from deployments.strict_json import as_object, parse_json
 
 ITEMS_PER_BREATH = 100
 """Items validated before other requests get their turn."""

@@ -12,13 +12,14 @@ import httpx
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import JSONResponse, Response
 
-from app.body import check_values, read_object
+from app.body import read_object
 from app.errors import NoSuchPath
 from app.middleware import request_id
 from app.openapi import ERRORS, MODEL_CARD, MODEL_LIST, PASSTHROUGH
 from app.relay import Outgoing, Relay, model_named, outgoing_headers
 from app.services import Services
 from deployments.status import ModelStatus
+from deployments.strict_json import check_values
 
 SAFE_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
 TOKENIZER = {"/v1/tokenize": "/tokenize", "/v1/detokenize": "/detokenize"}

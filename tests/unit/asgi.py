@@ -84,7 +84,7 @@ def post(app: ASGIApp, path: str, body: object, **headers: str) -> Call:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until it holds. Raises TimeoutError after 2 s."""
     async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110  any condition, not only one with an event
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.bulk import BulkJob, BulkLine, Gates, Runner, backoff_s, in_order, run_bulk
+from app.routes.bulk import ITEMS_PER_BREATH
 from app.services import BulkLimits, Limits
 from deployments.chat import ChatModel, ChatReply, ChatRequest
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
@@ -304,12 +305,23 @@ async def test_an_unexpected_failure_of_an_item_shows_nothing_and_is_counted() -
     assert 'corral_bulk_items_total{outcome="invalid_request"} 1.0' in metrics
 
 
-async def test_others_are_served_while_thousands_of_items_are_looked_at() -> None:
-    app = gateway(FakeModel())
-    call = post(app, "/bulk", {"items": [item()] * 2000})
-    await asyncio.sleep(0)
-    async with client_of(app) as client:
-        assert (await client.get("/health")).status_code == 200
-    assert not call.task.done()
+async def test_others_get_their_turn_while_thousands_of_items_are_looked_at() -> None:
+    model = FakeModel()
+    call = post(gateway(model), "/bulk", {"items": [item()] * 2000})
+    turns = 0
+    while not model.requests:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 2000 / ITEMS_PER_BREATH
     call.leave()
     await asyncio.wait_for(call.task, 2)
+
+
+async def test_an_id_that_cannot_be_echoed_is_its_item_s_error() -> None:
+    body = b'{"items": [{"id": "\\ud800", "model": "pocket-1b", "prompt": "x"}, %s, %s]}'
+    items = (json.dumps(item(id="x" * 300)).encode(), json.dumps(item(id="fine")).encode())
+    async with client_of(gateway(FakeModel())) as client:
+        headers = {"content-type": "application/json"}
+        lines = (await client.post("/bulk", content=body % items, headers=headers)).json()["items"]
+    assert [line.get("error", {}).get("param") for line in lines] == ["id", "id", None]
+    assert [line["id"] for line in lines] == ["?", "x" * 256, "fine"]

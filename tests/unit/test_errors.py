@@ -9,10 +9,8 @@ import pytest
 from app.errors import (
     TABLE,
     UNEXPECTED,
-    BodyTooLarge,
     BodyTooSlow,
     NoSuchPath,
-    WrongContentType,
     http_problem,
     problem_of,
 )
@@ -24,8 +22,14 @@ CASES = [
     (errors.UnknownModel("x", ("a", "b")), 404, "invalid_request_error", "model", "model_not_found"),
     (NoSuchPath("where"), 404, "invalid_request_error", None, "not_found"),
     (BodyTooSlow("slow", "body"), 408, "invalid_request_error", "body", "body_timeout"),
-    (BodyTooLarge("big", "body"), 413, "invalid_request_error", "body", "body_too_large"),
-    (WrongContentType("xml", "content-type"), 415, "invalid_request_error", "content-type", "unsupported_media_type"),
+    (errors.BodyTooLarge("big", "body"), 413, "invalid_request_error", "body", "body_too_large"),
+    (
+        errors.WrongContentType("xml", "content-type"),
+        415,
+        "invalid_request_error",
+        "content-type",
+        "unsupported_media_type",
+    ),
     (errors.Overloaded("full", 7), 429, "rate_limit_error", None, "queue_full"),
     (errors.EngineFailed("died"), 502, "server_error", None, "engine_failed"),
     (errors.Unavailable("gone", "failed"), 503, "server_error", None, "model_unavailable"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -188,6 +189,14 @@ async def test_an_error_from_between_gateway_and_model_gets_openai_s_shape(
         response = await client.post("/v1/chat/completions", json=ASKED)
     assert (response.status_code, problem(response)["code"]) == (status, code)
     assert response.headers.get("retry-after") == ("9" if status == 429 else None)
+
+
+async def test_a_compressed_answer_stays_compressed() -> None:
+    packed = gzip.compress(b'{"long": "answer"}')
+    answer = Response(packed, headers={"content-encoding": "gzip"}, media_type="application/json")
+    async with client_of(gateway(FakeModel("a"), upstream=httpx.ASGITransport(answer))) as client:
+        response = await client.post("/v1/chat/completions", json=ASKED)
+    assert (response.json(), response.headers["content-length"]) == ({"long": "answer"}, str(len(packed)))
 
 
 async def test_vllm_s_own_error_passes_as_it_is() -> None:

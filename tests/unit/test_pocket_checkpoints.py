@@ -1,7 +1,6 @@
 """The shipped checkpoints, their card, and the code that makes them on a model of a few hundred weights."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -81,13 +80,12 @@ def test_our_llama_is_transformers_llama(tmp_path: Path) -> None:
 def micro(monkeypatch: pytest.MonkeyPatch) -> train.Plan:
     monkeypatch.setitem(SHAPES, "micro", MICRO)
     monkeypatch.setattr(train, "train_tokenizer", lambda seed: load_tokenizer(CHECKPOINTS / SIZES[0]))
-    return train.Plan("micro", steps=4, budget=512, warmup=1)
+    return train.Plan("micro", steps=4, budget=512, schedule=((1, 1.0),))
 
 
 def test_stopped_run_ends_where_an_unbroken_one_does(micro: train.Plan, tmp_path: Path) -> None:
     train.train(micro, tmp_path / "a.pt", tmp_path / "a", every=2, watched=4)
     stopped = train.Run(micro, tmp_path / "b.pt", tmp_path / "b")
-    stopped.plan = replace(micro, steps=4)
     for batch in train.batches(micro, stopped.packer, 0):
         train.step(stopped.model, stopped.tools, batch, train.rate(micro, stopped.record.steps))
         stopped.record.steps += 1

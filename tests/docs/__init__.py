@@ -1,0 +1,1 @@
+"""Checks that the README says what is there."""

@@ -1,0 +1,103 @@
+"""The gate in front of vLLM's app: what it refuses, what it passes on untouched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+
+from deployments.errors import BadRequest
+from deployments.gate import Gate, check_request
+
+FIELDS = frozenset({"model", "messages", "prompt", "max_tokens"})
+CHAT = "/v1/chat/completions"
+
+
+class Echo:
+    """Answers with the body it got; paths below /bad answer with FastAPI's own error shape."""
+
+    state = "an attribute that Serve may look at"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        bad = "/bad" in scope["path"]
+        body = b""
+        while scope["method"] == "POST":
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        answer = b'{"detail": "Not Found"}' if bad else body
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 404 if bad else 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+@pytest.fixture
+def client() -> httpx.AsyncClient:
+    gate = Gate(Echo(), {CHAT: FIELDS}, max_body=1000)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://gate")
+
+
+async def test_a_good_body_reaches_the_app_byte_for_byte(client: httpx.AsyncClient) -> None:
+    body = b'{"model": "m",\n "messages": [{"role": "user", "content": "\\u00e9"}]}'
+    answer = await client.post(CHAT, content=body, headers={"content-type": "application/json; charset=utf-8"})
+    assert (answer.status_code, answer.content) == (200, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "word"),
+    [
+        (b'{"model": ', "body", "not JSON"),
+        (b"[1]", "body", "object"),
+        (b'{"model": "\xff"}', "body", "UTF-8"),
+        (b'{"max_tokens": NaN}', "body", "NaN"),
+        (b'{"prompt": "\\ud800"}', "prompt", "surrogate"),
+        (b"[" * 900, "body", "JSON"),
+        (b'{"max_token": 1}', "max_token", "did you mean 'max_tokens'"),
+        (b'{"prompt": ""}', "prompt", "empty"),
+        (b'{"messages": []}', "messages", "empty"),
+    ],
+)
+async def test_a_bad_body_is_refused_with_its_field(
+    client: httpx.AsyncClient, body: bytes, param: str, word: str
+) -> None:
+    answer = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error")
+    assert word in error["message"]
+
+
+async def test_type_and_size_have_their_own_status(client: httpx.AsyncClient) -> None:
+    wrong_type = await client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"})
+    too_large = await client.post(CHAT, content=b" " * 1001, headers={"content-type": "application/json"})
+    assert (wrong_type.status_code, too_large.status_code) == (415, 413)
+
+
+async def test_other_paths_are_vllms_own(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/audio", content=b"not JSON", headers={"content-type": "audio/wav"})
+    assert (answer.status_code, answer.content) == (200, b"not JSON")
+
+
+async def test_foreign_error_shapes_become_openais(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/bad")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, "Not Found")
+
+
+def test_the_wrapped_apps_attributes_are_reachable() -> None:
+    assert Gate(Echo(), {}, 1).state == Echo.state
+
+
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.text() | st.floats(), st.lists).map(_dumped := json.dumps))
+def test_any_body_passes_or_is_a_bad_request(body: Any) -> None:
+    raw = body if isinstance(body, bytes) else body.encode()
+    refused = None
+    try:
+        check_request(raw, FIELDS)
+    except BadRequest as error:
+        refused = error
+    assert refused is not None or set(json.loads(raw)) <= FIELDS

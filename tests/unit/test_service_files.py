@@ -1,0 +1,98 @@
+"""State files, ports, logs and the Serve config: what a service leaves for others to find."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.launch import LaunchError, NotRunningError, look, start, stop
+from app.log_files import read
+from app.ports import free_ports, free_range, taken
+from app.serve_config import serve_config
+from app.settings import load_settings
+from app.state import ServiceState, all_states, read_state, state_path, write_state
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CORRAL_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def service(tmp_path: Path, **changes: object) -> ServiceState:
+    me = psutil.Process()
+    fields = {"name": "s", "pid": me.pid, "created": me.create_time(), "profile": "pocket",
+              "run_dir": str(tmp_path), "address": "http://127.0.0.1:1"}  # fmt: skip
+    return ServiceState(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_state_comes_back_and_is_its_owners_alone(tmp_path: Path) -> None:
+    state = service(tmp_path)
+    write_state(state)
+    assert read_state("s") == state
+    assert all_states() == [state]
+    assert stat.S_IMODE(state_path("s").stat().st_mode) == 0o600
+
+
+def test_a_process_is_known_by_its_id_and_its_start(tmp_path: Path) -> None:
+    assert service(tmp_path).alive()
+    assert not service(tmp_path, created=1.0).alive()
+
+
+def test_a_broken_or_missing_file_is_no_service(state_folder: Path) -> None:
+    state_folder.mkdir()
+    (state_folder / "s.json").write_text("{")
+    assert read_state("s") is None
+    with pytest.raises(NotRunningError, match="corral up"):
+        look("s")
+    with pytest.raises(NotRunningError):
+        stop("s")
+
+
+def test_a_dead_service_is_told_with_its_last_word(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "service.log").write_text("one\nport 8000 is taken\n")
+    write_state(service(tmp_path, created=1.0))
+    with pytest.raises(LaunchError, match="port 8000 is taken"):
+        look("s")
+
+
+def test_nothing_starts_where_it_runs_or_the_port_is_taken(tmp_path: Path) -> None:
+    settings = load_settings("pocket", {})
+    write_state(service(tmp_path))
+    with pytest.raises(LaunchError, match="runs already"):
+        start(settings, "s", "pocket")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        busy = load_settings("pocket", {"CORRAL_EDGE__PORT": str(port)})
+        with pytest.raises(LaunchError, match=f"port {port} .* is taken"):
+            start(busy, "t", "pocket")
+
+
+def test_free_ports_are_distinct_and_free() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    assert not any(taken(port) for port in ports)
+    first = free_range(5)
+    assert not any(taken(port) for port in range(first, first + 5))
+
+
+def test_the_last_lines_of_each_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("1\n2\n3\n")
+    assert [line for _, line in read([log], 2, follow=False)] == ["2", "3"]
+
+
+def test_a_serve_config_has_every_model_under_its_own_prefix() -> None:
+    config = serve_config(load_settings("pocket", {}))
+    routes = {each["name"]: each["route_prefix"] for each in config["applications"]}
+    assert routes["gateway"] == "/"
+    assert routes["model-pocket-8b"] == "/models/pocket-8b"
+    assert len(routes) == 5
+    assert Path(config["applications"][1]["args"]["spec"]["source"]).is_absolute()
