@@ -20,10 +20,11 @@ import httpx
 import psutil
 
 from app.cluster import Cluster, ClusterError, Ports, start_head
-from app.edge import Edge, EdgeError, EdgeSpec
+from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
 from app.processes import adopt_orphans, end_descendants
 from app.settings import Settings
 from app.state import ServiceState, write_state
+from deployments.config import ModelSpec
 from deployments.status import ModelState
 
 POLL_S = 1.0
@@ -148,6 +149,13 @@ class Service:
         await asyncio.to_thread(end_descendants, RAY_GRACE_S)
 
 
+def _limits(spec: ModelSpec) -> ModelLimits:
+    """The replica's own bounds, kept at the edge too: what waits there is refused in OpenAI's shape."""
+    return ModelLimits(
+        replicas=spec.autoscaling.max_replicas, in_flight=spec.max_ongoing_requests, queue=spec.max_queued_requests
+    )
+
+
 async def _get(client: httpx.AsyncClient, path: str) -> Any:
     return (await client.get(path)).json()
 
@@ -161,6 +169,7 @@ def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
         workdir=cluster.run_dir / "edge",
         serve_address=cluster.serve_address,
         models=tuple((served, spec.id) for spec in settings.models.values() for served in spec.served_ids),
+        limits={spec.id: _limits(spec) for spec in settings.models.values()},
         max_connections=edge.max_connections,
         bufsize=int(edge.bufsize),
         max_body=int(settings.gateway.max_body),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Backend:
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        gone = asyncio.create_task(receive())
+        gone = asyncio.ensure_future(receive())
         while True:
             item = asyncio.create_task(self.more.get())
             await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,7 +78,7 @@ async def _body(receive: Receive) -> bytes:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if not message.get("more_body"):
             return body
 
@@ -101,19 +101,14 @@ async def running(name: str, port: int = 0) -> AsyncIterator[Backend]:
         backend, log_level="critical", lifespan="off", ws="none", http="h11", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(server.serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)
     try:
         yield backend
     finally:
-        server.should_exit = server.force_exit = True
-        await task
-        listener.close()
-
-
-def _no_signals() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
+        server.force_exit = True
+        await server.shutdown([listener])
+        task.cancel()
+        await asyncio.wait([task])

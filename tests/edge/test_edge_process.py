@@ -1,4 +1,4 @@
-"""The process: what it opens and writes, its replicas at runtime, reload, death and a clear word when it cannot start."""
+"""The process: what it opens and writes, its replicas at runtime, reload, death, and its word when it cannot start."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_model_that_is_not_routed_is_the_gateways(client: httpx.AsyncClien
 async def test_unknown_names_and_addresses_are_refused(edge: Edge) -> None:
     with pytest.raises(EdgeError, match=r"no model 'x' here; there are m-a, m-a.lora, m-b"):
         await edge.set_model("x", True)
-    with pytest.raises(EdgeError, match="no model 'm-a.lora' here; there are m-a, m-b"):
+    with pytest.raises(EdgeError, match=r"no model 'm-a\.lora' here; there are m-a, m-b"):
         await edge.set_replicas("m-a.lora", [])
     with pytest.raises(ValueError, match="IPv4 or IPv6"):
         await edge.set_replicas("m-a", [("127.0.0.1; shutdown frontend edge", 1)])
@@ -154,19 +154,21 @@ async def test_reload_refuses_no_connection_and_breaks_no_stream(
     async def ask_without_end() -> None:
         nonlocal asked
         while not over.is_set():
-            async with httpx.AsyncClient(trust_env=False) as fresh:
-                response = await fresh.post(f"http://{spec.host}:{spec.port}{CHAT}", json=BODY)
-            assert response.json()["from"] in ("one", "serve")
+            reader, writer = await asyncio.open_connection(spec.host, spec.port)
+            writer.write(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
             asked += 1
 
-    load = asyncio.create_task(ask_without_end())
+    load = asyncio.gather(*(ask_without_end() for _ in range(4)))
     async with client.stream("POST", f"{CHAT}?stream=1", json={"model": "m-b"}) as response:
         before = edge.pid
-        await edge.reload(replace(spec, models=(*spec.models, ("new", "new"))))
+        for name in ("newer", "newest", "new"):
+            await edge.reload(replace(spec, models=(*spec.models, (name, name))))
         assert edge.pid not in (None, before)
         over.set()
         await load
-        assert asked > 0
+        assert asked > 20
         async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as fresh:
             await who(fresh, "new")
             assert await who(fresh) == "one"

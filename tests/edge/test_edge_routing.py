@@ -12,6 +12,7 @@ import pytest
 
 from app.edge import Edge, EdgeSpec
 from tests.edge.backend import Backend
+from tests.edge.conftest import MODELS
 
 CHAT = "/v1/chat/completions"
 FILLER = "x" * 400_000
@@ -27,19 +28,11 @@ async def arrives(client: httpx.AsyncClient, serve: Backend, body: Any, path: st
     return serve.seen[0].path
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"model": "m-a"},
-        {"model": "m-a", "messages": FILLER},
-        {"messages": FILLER, "model": "m-a"},
-        {"model": "m-a.lora"},
-    ],
-    ids=["small", "400 kB, model first", "400 kB, model last", "adapter"],
-)
-async def test_model_picks_the_application(client: httpx.AsyncClient, serve: Backend, body: dict[str, str]) -> None:
-    assert await arrives(client, serve, body) == f"/models/m-a{CHAT}"
-    assert json.loads(serve.seen[0].body) == body
+async def test_model_picks_the_application(client: httpx.AsyncClient, serve: Backend) -> None:
+    for model, base in MODELS:
+        for body in ({"model": model}, {"model": model, "messages": FILLER}, {"messages": FILLER, "model": model}):
+            assert await arrives(client, serve, body) == f"/models/{base}{CHAT}"
+            assert json.loads(serve.seen[0].body) == body
 
 
 async def test_body_past_the_buffer_is_the_gateways_unless_its_head_names_the_model(
@@ -74,11 +67,9 @@ NOT_OBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("body", NOT_OBJECTS)
-async def test_what_is_no_object_with_a_model_is_the_gateways(
-    client: httpx.AsyncClient, serve: Backend, body: bytes
-) -> None:
-    assert await arrives(client, serve, body) == CHAT
+async def test_what_is_no_object_with_a_model_is_the_gateways(client: httpx.AsyncClient, serve: Backend) -> None:
+    for body in NOT_OBJECTS:
+        assert await arrives(client, serve, body) == CHAT, body
 
 
 async def test_where_haproxy_reads_json_unlike_python_the_body_still_says_which_model(
@@ -118,25 +109,23 @@ async def test_expect_100_continue(spec: EdgeSpec, edge: Edge, serve: Backend, p
     assert serve.seen[0].body == b'{"model":"m-a"}'
 
 
-@pytest.mark.parametrize(
-    ("path", "seen"),
-    [
-        ("/tokenize", "/models/m-a/tokenize"),
-        ("/v1/tokenize", "/models/m-a/tokenize"),
-        ("/v1/detokenize", "/models/m-a/detokenize"),
-        ("/v1/embeddings?x=1", "/models/m-a/v1/embeddings"),
-        ("/v1/tribunal", "/v1/tribunal"),
-        ("/v1/rag/query", "/v1/rag/query"),
-        ("/v1/models", "/v1/models"),
-        ("/v1/load_lora_adapter", "/v1/load_lora_adapter"),
-        ("/generate", "/generate"),
-        ("/bulk", "/bulk"),
-    ],
-)
-async def test_paths_of_models_and_of_the_gateway(
-    client: httpx.AsyncClient, serve: Backend, path: str, seen: str
-) -> None:
-    assert await arrives(client, serve, {"model": "m-a"}, path) == seen
+SEEN = {
+    "/tokenize": "/models/m-a/tokenize",
+    "/v1/tokenize": "/models/m-a/tokenize",
+    "/v1/detokenize": "/models/m-a/detokenize",
+    "/v1/embeddings?x=1": "/models/m-a/v1/embeddings",
+    "/v1/tribunal": "/v1/tribunal",
+    "/v1/rag/query": "/v1/rag/query",
+    "/v1/models": "/v1/models",
+    "/v1/load_lora_adapter": "/v1/load_lora_adapter",
+    "/generate": "/generate",
+    "/bulk": "/bulk",
+}
+
+
+async def test_paths_of_models_and_of_the_gateway(client: httpx.AsyncClient, serve: Backend) -> None:
+    for path, seen in SEEN.items():
+        assert await arrives(client, serve, {"model": "m-a"}, path) == seen
 
 
 async def test_tokenize_of_an_unknown_model_is_the_gateways(client: httpx.AsyncClient, serve: Backend) -> None:
@@ -147,16 +136,16 @@ HIDDEN = ["/models/m-a/v1/models", "/models", "//models/m-a/x", "/%6dodels/m-a/x
           "/v1/../models/m-a/x", "/v1/%2e%2e/-/routes", "/v1/./x"]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", HIDDEN)
 async def test_replicas_and_serves_own_pages_are_not_reached_by_path(
-    spec: EdgeSpec, edge: Edge, serve: Backend, path: str
+    spec: EdgeSpec, edge: Edge, serve: Backend
 ) -> None:
-    reader, writer = await asyncio.open_connection(spec.host, spec.port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
-    assert answer.startswith(b"HTTP/1.1 404 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "not_found"
+    for path in HIDDEN:
+        reader, writer = await asyncio.open_connection(spec.host, spec.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 404 "), path
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "not_found"
     assert serve.seen == []
 
 
@@ -183,12 +172,12 @@ async def test_hops_are_not_believed_and_ids_are_kept(client: httpx.AsyncClient,
     assert response.headers.get_list("x-request-id") == ["my-id.1"]
 
 
-@pytest.mark.parametrize("given", ['bad"id', "a,b", "x" * 129, "a b"])
-async def test_ids_that_could_do_harm_are_replaced(client: httpx.AsyncClient, serve: Backend, given: str) -> None:
-    response = await client.get("/ready", headers={"x-request-id": given})
-    (made,) = serve.seen[0].all("x-request-id")
-    assert len(made) == 36
-    assert response.headers["x-request-id"] == made
+async def test_ids_that_could_do_harm_are_replaced(client: httpx.AsyncClient, serve: Backend) -> None:
+    for given in ('bad"id', "a,b", "x" * 129, "a b"):
+        response = await client.get("/ready", headers={"x-request-id": given})
+        (made,) = serve.seen[-1].all("x-request-id")
+        assert len(made) == 36
+        assert response.headers["x-request-id"] == made
 
 
 async def test_log_has_a_line_of_json_without_query_or_body(
@@ -199,6 +188,10 @@ async def test_log_has_a_line_of_json_without_query_or_body(
     await edge.stop()
     text = (spec.workdir / "edge.log").read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    assert [line["path"] for line in lines][0] == CHAT
-    assert (lines[0]["model"], lines[0]["status"], lines[0]["to"]) == ("m-a", 200, "model-m-a/serve")
+    assert (lines[0]["path"], lines[0]["model"], lines[0]["status"], lines[0]["to"]) == (
+        CHAT,
+        "m-a",
+        200,
+        "model-m-a/serve",
+    )
     assert "secret" not in text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
 from app.edge import Edge, EdgeSpec, ModelLimits
+from app.edge_admin import AdminSocket
 from tests.edge.backend import Backend, running
 from tests.edge.conftest import MakeSpec
 
@@ -55,7 +58,7 @@ async def test_hang_up_reaches_the_backend(spec: EdgeSpec, edge: Edge, serve: Ba
 async def test_hang_up_in_the_queue_never_reaches_the_backend(make_spec: MakeSpec, serve: Backend) -> None:
     spec = make_spec(limits={"m-a": ModelLimits(1, in_flight=1)})
     serve.hold = asyncio.Event()
-    async with running_edge(spec) as (_, client):
+    async with running_edge(spec) as client:
         first = asyncio.create_task(client.post(CHAT, json=BODY))
         await serve.arrived.wait()
         with pytest.raises(httpx.ReadTimeout):
@@ -66,24 +69,16 @@ async def test_hang_up_in_the_queue_never_reaches_the_backend(make_spec: MakeSpe
     assert len(serve.seen) == 2
 
 
-def running_edge(spec: EdgeSpec) -> RunningEdge:
-    return RunningEdge(spec)
-
-
-class RunningEdge(AsyncExitStack):
-    """An edge and a client of it, for tests that want a spec of their own."""
-
-    def __init__(self, spec: EdgeSpec) -> None:
-        super().__init__()
-        self.spec = spec
-
-    async def __aenter__(self) -> tuple[Edge, httpx.AsyncClient]:  # type: ignore[override]
-        edge = Edge(self.spec)
-        await edge.start()
-        self.push_async_callback(edge.stop, 1)
-        address = f"http://{self.spec.host}:{self.spec.port}"
-        client = await self.enter_async_context(httpx.AsyncClient(base_url=address, trust_env=False, timeout=10))
-        return edge, client
+@asynccontextmanager
+async def running_edge(spec: EdgeSpec) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an edge, for tests that want a spec of their own."""
+    edge = Edge(spec)
+    await edge.start()
+    try:
+        async with httpx.AsyncClient(base_url=f"http://{spec.host}:{spec.port}", trust_env=False, timeout=10) as client:
+            yield client
+    finally:
+        await edge.stop(1)
 
 
 @pytest.mark.parametrize("expect", [{}, {"expect": "100-continue"}], ids=["plain", "expect"])
@@ -141,7 +136,7 @@ async def test_what_never_becomes_a_request(spec: EdgeSpec, edge: Edge, text: st
 async def test_waiting_too_long_for_a_busy_model(make_spec: MakeSpec, serve: Backend) -> None:
     spec = make_spec(limits={"m-a": ModelLimits(1, in_flight=1)}, queue_timeout_s=0.2)
     serve.hold = asyncio.Event()
-    async with running_edge(spec) as (_, client):
+    async with running_edge(spec) as client:
         first = asyncio.create_task(client.post(CHAT, json=BODY))
         await serve.arrived.wait()
         refused = await client.post(CHAT, json=BODY)
@@ -152,10 +147,29 @@ async def test_waiting_too_long_for_a_busy_model(make_spec: MakeSpec, serve: Bac
     assert len(serve.seen) == 1
 
 
+async def test_backends_own_503_after_a_wait_stays_503(make_spec: MakeSpec, serve: Backend) -> None:
+    spec = make_spec(limits={"m-a": ModelLimits(1, in_flight=1)})
+    serve.hold, serve.status = asyncio.Event(), 503
+    async with running_edge(spec) as client:
+        first = asyncio.create_task(client.post(CHAT, json=BODY))
+        await serve.arrived.wait()
+        second = asyncio.create_task(client.post(CHAT, json=BODY))
+        await waiting(spec)
+        serve.hold.set()
+        assert [(await each).status_code for each in (first, second)] == [503, 503]
+
+
+async def waiting(spec: EdgeSpec) -> None:
+    """Until a request waits in the queue of m-a."""
+    async with asyncio.timeout(5):
+        while not re.search(r"^model-m-a,serve,1,", await AdminSocket(spec.workdir).ask("show stat"), re.MULTILINE):
+            await asyncio.sleep(0.02)
+
+
 async def test_full_queue_is_refused_at_once(make_spec: MakeSpec, serve: Backend) -> None:
     spec = make_spec(limits={"m-a": ModelLimits(1, in_flight=1, queue=1)}, queue_timeout_s=60)
     serve.hold = asyncio.Event()
-    async with running_edge(spec) as (_, client):
+    async with running_edge(spec) as client:
         first = asyncio.create_task(client.post(CHAT, json=BODY))
         await serve.arrived.wait()
         others = [asyncio.create_task(client.post(CHAT, json=BODY)) for _ in range(2)]
@@ -170,7 +184,7 @@ async def test_full_queue_is_refused_at_once(make_spec: MakeSpec, serve: Backend
 async def test_serve_is_not_there(make_spec: MakeSpec) -> None:
     async with running("gone") as gone:
         spec = make_spec(serve_address=f"127.0.0.1:{gone.port}", connect_timeout_s=0.05)
-    async with running_edge(spec) as (_, client):
+    async with running_edge(spec) as client:
         for path, body in ((CHAT, BODY), ("/v1/models", {})):
             refused = await client.post(path, json=body)
             assert_openai_error(refused, 503, "server_error", "model_unavailable")
@@ -198,7 +212,7 @@ async def test_backend_breaks_off(make_spec: MakeSpec) -> None:
         writer.close()
 
     async with await asyncio.start_server(hang_up, "127.0.0.1") as server:
-        spec = make_spec(serve_address="127.0.0.1:%d" % server.sockets[0].getsockname()[1])
-        async with running_edge(spec) as (_, client):
+        spec = make_spec(serve_address=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with running_edge(spec) as client:
             refused = await client.post(CHAT, json=BODY)
     assert_openai_error(refused, 502, "server_error", "engine_failed")
