@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -118,11 +119,12 @@ def ready_message(progress: Progress, name: str) -> None:
     address = progress.state.address
     body = json.dumps({"model": ready[-1] if ready else "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
     option = "" if name == "default" else f" --name {name}"
+    corral = "corral" if shutil.which("corral") else sys.argv[0]
     sys.stdout.write(
         f"\nAddress  {address}/v1  (any OpenAI client; docs at {address}/docs)\n"
         f"Try      curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
-        f"Chat     corral chat{option}\n"
-        f"Stop     corral down{option}\n"
+        f"Chat     {corral} chat{option}\n"
+        f"Stop     {corral} down{option}\n"
     )
 
 

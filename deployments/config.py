@@ -111,6 +111,7 @@ class ModelSpec(Section):
     lora: Lora | None = None
     engine: dict[str, Any] = Field({}, description="Further vLLM engine arguments, passed as they are.")
     env: dict[str, str] = Field({}, description="Environment of the replica and its engine.")
+    runtime_env: dict[str, Any] = Field({}, description="Further parts of Ray's runtime environment, for example pip.")
 
     @property
     def gpus(self) -> int:

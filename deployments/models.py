@@ -39,7 +39,7 @@ def llm_config(spec: ModelSpec) -> LLMConfig:
         "accelerator_type": _known_type(spec),
         "placement_group_config": {"bundle_per_worker": _bundle(spec), "strategy": spec.hardware.strategy},
         "deployment_config": deployment_options(spec),
-        "runtime_env": {"env_vars": environment(spec)},
+        "runtime_env": {**spec.runtime_env, "env_vars": environment(spec)},
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "log_engine_metrics": False,
     }

@@ -216,3 +216,21 @@ async def test_backend_breaks_off(make_spec: MakeSpec) -> None:
         async with running_edge(spec) as client:
             refused = await client.post(CHAT, json=BODY)
     assert_openai_error(refused, 502, "server_error", "engine_failed")
+
+
+@pytest.mark.parametrize(("status", "shown"), [(429, 429), (500, 503), (503, 503)])
+async def test_plain_refusals_of_serve_get_openais_shape(make_spec: MakeSpec, status: int, shown: int) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nbusy" % status)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1") as server:
+        spec = make_spec(serve_address=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with running_edge(spec) as client:
+            for path, body in ((CHAT, BODY), ("/v1/models", {})):
+                refused = await client.post(path, json=body)
+                kind = ("rate_limit_error", "queue_full") if shown == 429 else ("server_error", "model_unavailable")
+                assert_openai_error(refused, shown, *kind)
+                assert refused.headers["retry-after"] == "5"
