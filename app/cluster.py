@@ -14,7 +14,7 @@ from app.ports import free_ports, free_range
 from deployments.progress import DIRECTORY_VARIABLE
 
 REPLICA_PORTS = 400
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 180
 
 
 class ClusterError(Exception):
@@ -99,6 +99,8 @@ class Cluster:
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            # Otherwise every piece of a stream crosses from the engine client's thread to the HTTP server's.
+            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.fallback),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(self.ports.replicas),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(self.ports.replicas + REPLICA_PORTS - 1),

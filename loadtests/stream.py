@@ -58,6 +58,8 @@ async def run(url: str, model: str, concurrency: int, requests: int, max_tokens:
         "max_tokens": max_tokens,
         "temperature": 0.0,
         "ignore_eos": True,
+        # A special token has no text otherwise, so no event, and what comes after it would look late.
+        "skip_special_tokens": False,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
