@@ -31,6 +31,7 @@ Url = Annotated[str | None, typer.Option("--url", help="Address of a service; th
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, max=2)]
 DEFAULT = "default"
+INTERRUPTED = 130
 
 
 def _settings(profile: str | None, port: int | None = None) -> Settings:
@@ -211,10 +212,12 @@ def _guarded(command: Callable[[], Any]) -> int:
         SettingsError: 3, PlanError: 3, NotRunningError: 4, LaunchError: 5, RefusedError: 6, UnreachableError: 7,
     }  # fmt: skip
     try:
-        command()
+        code = command()
+        if code == INTERRUPTED:  # typer's answer to a KeyboardInterrupt
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
-        return 130
+        return INTERRUPTED
     except typer.TyperException as error:
         if message := error.format_message():
             print_error(f"{message}; --help shows what there is")
@@ -222,7 +225,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except tuple(codes) as error:
         print_error(str(error))
         return codes[type(error)]
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _interrupt(*_: Any) -> None:

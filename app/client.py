@@ -44,13 +44,19 @@ class AsyncClient:
 
     @classmethod
     def connect(cls, service: str = "default", address: str | None = None) -> Self:
-        """Connect to `address`, else to your service of that name, else to $RAY_ADDRESS. Raises Unavailable."""
+        """Connect to `address`, else to your service of that name, else to $RAY_ADDRESS. Raises Unavailable.
+
+        Ray's own search for any cluster on this machine is left out: it finds those of other people.
+        """
         state = None if address else read_state(service)
         if state is not None:
             _authenticate(state)
             address = state.ray_address
+        address = address or os.environ.get("RAY_ADDRESS")
+        if not address:
+            raise Unavailable(f"No service {service!r} runs here; `corral up` starts one.", "stopped")
         try:
-            ray.init(address or "auto", namespace="serve", log_to_driver=False, ignore_reinit_error=True)
+            ray.init(address, namespace="serve", log_to_driver=False, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise Unavailable(f"No Ray cluster answers ({error}); `corral up` starts one.", "stopped") from error
         return cls(_bases(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import psutil
 from app.ports import taken
 from app.settings import Settings
 from app.state import ServiceState, read_state, remove_state, write_state
+from deployments.progress import DIRECTORY_VARIABLE
 from deployments.status import ModelState, ModelStatus
 
 POLL_S = 0.25
@@ -53,6 +55,8 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
         raise LaunchError(
             f"the service {name!r} runs already at {running.address}; `corral down` ends it, --name starts another"
         )
+    if running:
+        _end_orphans(running.run_dir)
     if taken(settings.edge.port, settings.edge.host):
         raise LaunchError(
             f"port {settings.edge.port} on {settings.edge.host} is taken; choose another with --port or edge.port"
@@ -149,6 +153,28 @@ def stop(name: str, timeout_s: float = 60) -> ServiceState:
             process.wait(timeout_s)
         except psutil.TimeoutExpired:
             raise LaunchError(f"process {state.pid} did not end within {timeout_s:g} s") from None
+    _end_orphans(state.run_dir)
     remove_state(name)
     shutil.rmtree(state.run_dir, ignore_errors=True)
     return state
+
+
+def _end_orphans(run_dir: str, grace_s: float = 8) -> None:
+    """End what is left of a service that was killed outright and so could not end its own."""
+    left = _processes_of(run_dir)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                end(process)
+        _, left = psutil.wait_procs(left, timeout=grace_s)
+
+
+def _processes_of(run_dir: str) -> list[psutil.Process]:
+    """Processes that work in this run folder, or were given it in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            places = (process.environ().get(DIRECTORY_VARIABLE, ""), process.cwd())
+            if any(Path(place).is_relative_to(run_dir) for place in places if place):
+                found.append(process)
+    return found

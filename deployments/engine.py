@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from deployments.config import ModelSpec
+from deployments.config import Lora, ModelSpec
 from deployments.progress import LOGGING_CONFIG, MODEL_VARIABLE
 
 CPU_ENVIRONMENT = {
@@ -52,10 +52,17 @@ def _lora_arguments(spec: ModelSpec) -> dict[str, Any]:
         return {}
     return {
         "enable_lora": True,
-        "max_loras": spec.lora.max_adapters,
+        "max_loras": spec.lora.max_adapters if spec.hardware.kind == "gpu" else _cpu_slots(spec.lora),
         "max_lora_rank": spec.lora.max_rank,
         "lora_modules": [{"name": name, "path": path} for name, path in spec.lora.adapters.items()],
     }
+
+
+def _cpu_slots(lora: Lora) -> int:
+    """One slot more than adapters: vLLM's CPU kernels apply the last one to requests that name no adapter as soon as
+    one beside them does (index -1 of vllm/lora/ops/torch_ops), so the last one stays empty.
+    """
+    return max(lora.max_adapters, len(lora.adapters)) + 1
 
 
 def environment(spec: ModelSpec) -> dict[str, str]:

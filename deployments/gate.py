@@ -6,6 +6,7 @@ does not parse, unknown fields, empty prompts, bodies past the limit, and errors
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import unknown_key
 from deployments.errors import BadRequest, BodyTooLarge, WrongContentType
+from deployments.hang_up import ended_by_disconnect
 from deployments.strict_json import as_object, check_values, parse_json
 
 INPUT_FIELDS = ("messages", "prompt", "input")
@@ -72,16 +74,16 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        guarded = _openai_errors(send)
         if scope["method"] != "POST":
-            await self.app(scope, receive, guarded)
+            await self.app(scope, receive, _openai_errors(send, b""))
             return
         try:
             body = await self._checked_body(scope, receive)
         except BadRequest as error:
             await _refuse(send, error)
             return
-        await self.app(scope, _replay(body, receive), guarded)
+        line = _Line(body, receive)
+        await ended_by_disconnect(self.app(scope, line.receive, _openai_errors(send, body)), line.hang_up)
 
     async def _checked_body(self, scope: Scope, receive: Receive) -> bytes:
         route = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -117,20 +119,31 @@ def _is_json(scope: Scope) -> bool:
     return False
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that hands out the body once and then whatever comes, which is the disconnect."""
-    pending = [body]
+class _Line:
+    """Hands out the body once, and then the disconnect, whoever tells of it first."""
 
-    async def replayed() -> Message:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._pending = [body]
+        self._receive = receive
+        self._gone = asyncio.Event()
 
-    return replayed
+    def hang_up(self) -> None:
+        self._gone.set()
+
+    async def receive(self) -> Message:
+        if self._pending:
+            return {"type": "http.request", "body": self._pending.pop(), "more_body": False}
+        told, gone = asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._gone.wait())
+        try:
+            await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return told.result() if told.done() else {"type": "http.disconnect"}
+        finally:
+            told.cancel()
+            gone.cancel()
 
 
-def _openai_errors(send: Send) -> Send:
-    """Reword a JSON error that is not OpenAI-shaped ({"detail": ...}); pass everything else on untouched."""
+def _openai_errors(send: Send, asked: bytes) -> Send:
+    """Give JSON errors OpenAI's shape; pass everything else on untouched. asked: the request's body."""
     held: list[Message] = []
 
     async def guarded(message: Message) -> None:
@@ -142,24 +155,64 @@ def _openai_errors(send: Send) -> Send:
             return
         held.append(message)
         if not message.get("more_body", False):
-            await _send_held(held, send)
+            await _send_held(held, asked, send)
             held.clear()
 
     return guarded
 
 
-async def _send_held(held: list[Message], send: Send) -> None:
-    start, body = held[0], b"".join(part.get("body", b"") for part in held[1:])
+async def _send_held(held: list[Message], asked: bytes, send: Send) -> None:
+    status, body = held[0]["status"], b"".join(part.get("body", b"") for part in held[1:])
     try:
-        detail = json.loads(body).get("detail")
+        reworded = _reworded(json.loads(body), status, asked)
     except (ValueError, AttributeError):
-        detail = None
-    if detail is None:
-        await send(start)
-        await send({"type": "http.response.body", "body": body})
+        reworded = None
+    if reworded is not None:
+        await _send_json(send, status, reworded)
         return
-    code = "not_found" if start["status"] == 404 else "invalid_request"
-    await _send_json(send, start["status"], error_body(str(detail), None, start["status"], code))
+    await send(held[0])
+    await send({"type": "http.response.body", "body": body})
+
+
+def _reworded(given: dict[str, Any], status: int, asked: bytes) -> bytes | None:
+    """FastAPI's {"detail": ...} or vLLM's {"error": ...} as OpenAI words it; None if it is neither."""
+    if given.get("detail") is not None:
+        return error_body(str(given["detail"]), None, status, "not_found" if status == 404 else "invalid_request")
+    error = given.get("error")
+    if not isinstance(error, dict):
+        return None
+    message = str(error.get("message"))
+    param = _field(error.get("param")) if status < 500 else None
+    if param is None and status == 400:
+        param = _input_of(asked)
+    return error_body(message, param, status, _code(status, message))
+
+
+def _code(status: int, message: str) -> str:
+    if status >= 500:
+        return "engine_failed"
+    if status == 404:
+        return "model_not_found" if message.startswith("The model") else "not_found"
+    return "context_length_exceeded" if "context length" in message else "invalid_request"
+
+
+def _field(param: Any) -> str | None:
+    """vLLM's name of a field as the body has it: `body.` and the names of its validators are left out.
+
+    `input_tokens` is no field; it is how many the input has.
+    """
+    parts = str(param or "").removeprefix("body").strip(".").split(".")
+    name = ".".join(part for part in parts if part and not part.startswith("function-"))
+    return name if name and name != "input_tokens" else None
+
+
+def _input_of(asked: bytes) -> str | None:
+    """The field with the input: what vLLM leaves unnamed is about it."""
+    try:
+        parsed = json.loads(asked)
+    except ValueError:
+        return None
+    return next((name for name in INPUT_FIELDS if name in parsed), None)
 
 
 async def _refuse(send: Send, error: BadRequest) -> None:

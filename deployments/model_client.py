@@ -85,10 +85,10 @@ class ModelClient:
 
     def _translated(self, error: Exception) -> ServingError:
         """Any error of Ray's or of the replica's as one of ours."""
+        if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError):
+            return error.cause  # Ray's own class is both, and shows the replica's traceback
         if isinstance(error, ServingError):
             return error
-        if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError):
-            return error.cause
         if isinstance(error, BackPressureError):
             return Overloaded(f"{self._model_id}: the queue is full.", self._retry_after_s)
         if isinstance(error, DeploymentUnavailableError):

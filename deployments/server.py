@@ -154,8 +154,9 @@ def _serving_error(error: dict[str, Any]) -> ServingError:
     if code == 404:
         return UnknownModel(message)
     if code in (400, 422):
-        kind = PromptTooLong if "context length" in message else BadRequest
-        return kind(message, param)
+        if "context length" in message:
+            return PromptTooLong(message, "messages" if param == "input_tokens" else param)
+        return BadRequest(message, param)
     return EngineFailed(message)
 
 
@@ -164,6 +165,8 @@ def known_fields() -> dict[str, frozenset[str]]:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.pooling.embed import protocol as embed
+    from vllm.entrypoints.serve.tokenize import protocol as tokenize
 
     return {
         "/v1/chat/completions": _keys(ChatCompletionRequest, chat_params.CompletionCreateParamsBase, "stream"),
@@ -171,11 +174,19 @@ def known_fields() -> dict[str, frozenset[str]]:
             CompletionRequest, openai_types.completion_create_params.CompletionCreateParamsBase, "stream"
         ),
         "/v1/responses": _keys(ResponsesRequest, response_create_params.ResponseCreateParamsBase, "stream"),
+        "/v1/embeddings": _keys(embed.EmbeddingCompletionRequest, openai_types.EmbeddingCreateParams)
+        | _model_keys(embed.EmbeddingChatRequest),
+        "/tokenize": _model_keys(tokenize.TokenizeCompletionRequest) | _model_keys(tokenize.TokenizeChatRequest),
+        "/detokenize": _model_keys(tokenize.DetokenizeRequest),
     }
 
 
 def _keys(model: Any, typed_dict: Any, *more: str) -> frozenset[str]:
-    fields = set(more)
+    return _model_keys(model) | {*more, *typed_dict.__required_keys__, *typed_dict.__optional_keys__}
+
+
+def _model_keys(model: Any) -> frozenset[str]:
+    fields: set[str] = set()
     for name, info in model.model_fields.items():
         fields |= {name, *(alias for alias in (info.alias, info.validation_alias) if isinstance(alias, str))}
-    return frozenset(fields | typed_dict.__required_keys__ | typed_dict.__optional_keys__)
+    return frozenset(fields)
