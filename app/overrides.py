@@ -19,8 +19,8 @@ from pydantic_settings import BaseSettings
 from app.profile import Layer, SettingsError, absolute
 from deployments.config import ModelSpec
 
-RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME"})
-"""Variables that are not settings: read by load_settings, the command and `corral up`."""
+RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL"})
+"""Variables that are not settings: read by load_settings and the command, or set inside a service."""
 
 
 class _UnknownVariableError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from contextlib import ExitStack
 
@@ -19,7 +20,8 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 def free_range(width: int, host: str = "127.0.0.1") -> int:
     """First port of `width` consecutive free ones below the ephemeral range."""
-    for first in range(BELOW_EPHEMERAL.start, BELOW_EPHEMERAL.stop - width, width):
+    starts = range(BELOW_EPHEMERAL.start, BELOW_EPHEMERAL.stop - width, width)
+    for first in random.sample(starts, len(starts)):  # two that start at once should not choose alike
         if not any(taken(port, host) for port in range(first, first + width)):
             return first
     raise OSError(f"no {width} consecutive free ports in {BELOW_EPHEMERAL}")

@@ -229,7 +229,9 @@ def test_a_profile_that_cannot_fit_is_refused_with_yaml() -> None:
 def test_models_that_do_not_fit_the_host_together_take_turns() -> None:
     settings_ = load_settings("pocket", {})
     result = plan(settings_, site=Site(host_memory=5 * GIB))
-    assert result.problems == (f"the models together need {gib(5_764_231_168)} of memory, the host has 5.0 GiB",)
+    needed = sum(model.replica_memory for model in result.models)
+    assert needed > 5 * GIB
+    assert result.problems == (f"the models together need {gib(needed)} of memory, the host has 5.0 GiB",)
     assert set(result.change["models"]) == {"pocket-70b", "pocket-8b"}
     changed = [apply_change(model, result.change["models"].get(model.id, {})) for model in settings_.models.values()]
     assert plan(profile(*changed), site=result.site).fits

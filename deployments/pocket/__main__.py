@@ -1,0 +1,20 @@
+"""Make everything, about an hour of one core: `python -m deployments.pocket`."""
+
+import json
+
+from deployments.pocket import CHECKPOINTS, SIZES
+from deployments.pocket.card import CARD, FIGURES, write_card
+from deployments.pocket.evaluate import COUNT, evaluate
+from deployments.pocket.train import PLANS, state_file, train
+
+
+def main() -> None:
+    for size in SIZES:
+        train(PLANS[size], state_file(size), CHECKPOINTS / size)
+    found = evaluate(seed=0, count=COUNT)
+    FIGURES.write_text(json.dumps(found, indent=2) + "\n")
+    write_card(found, CARD)
+
+
+if __name__ == "__main__":
+    main()
