@@ -99,6 +99,10 @@ class Cluster:
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            # What Serve does beside the tokens: its loop ten times a second, every log line twice, the collector.
+            "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+            "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
             # Otherwise every piece of a stream crosses from the engine client's thread to the HTTP server's.
             "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.fallback),

@@ -19,13 +19,13 @@ from app.talk import Talk
 NAME = "demo"
 TIMEOUT_S = 600
 PASSAGE = (
-    "The cedar partition has a walltime limit of 48 hours and belongs to Nora Field. "
-    "Scratch files are deleted after 30 days. Questions about storage go to the data desk."
+    "Passage: The cedar partition has a time limit of 48 hours. "
+    "The willow file system has Nora Field as its contact. Do not run jobs on the login node."
 )
 QUESTIONS = (
-    "What is the walltime limit of the cedar partition?",
-    "Who owns the cedar partition?",
-    "What is the colour of the login node?",
+    "Question: How long may a job run on cedar?",
+    "Question: Who owns cedar?",
+    "Draft: The time limit of cedar is 12 hours.",
 )
 
 

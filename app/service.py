@@ -27,7 +27,9 @@ from app.state import ServiceState, write_state
 from deployments.config import ModelSpec
 from deployments.status import ModelState
 
-POLL_S = 1.0
+POLL_S = 0.5
+SETTLED_POLL_S = 3.0
+"""Asking costs Serve's controller and the gateway a share of a core; HAProxy finds dead replicas by itself."""
 DRAIN_S = 5
 RAY_GRACE_S = 8
 
@@ -124,10 +126,13 @@ class Service:
             base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
         ) as client:
             while self._edge:
+                pause_s = POLL_S
                 with contextlib.suppress(httpx.HTTPError, EdgeError, ValueError, KeyError):
-                    await self._route(self._edge, await _get(client, "/ready"))
+                    ready = await _get(client, "/ready")
+                    await self._route(self._edge, ready)
                     await self._connect(self._edge, await _get(client, "/internal/replicas"))
-                await asyncio.sleep(POLL_S)
+                    pause_s = SETTLED_POLL_S if ready["ready"] else POLL_S
+                await asyncio.sleep(pause_s)
 
     async def _route(self, edge: Edge, ready: Any) -> None:
         """Models that do not answer go to the gateway, which says why."""

@@ -72,6 +72,7 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
         "max_queued_requests": spec.max_queued_requests,
         "backpressure_config": {"status_code": 429, "retry_after_s": spec.retry_after_s},
         "health_check_period_s": HEALTH_PERIOD_S,
+        "logging_config": {"enable_access_log": False},  # the edge has a line for each request
         "ray_actor_options": {"num_cpus": 0},
     }
 

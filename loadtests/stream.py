@@ -11,8 +11,8 @@ from itertools import pairwise
 import aiohttp
 
 PROMPT = (
-    "Passage: The cedar partition has a walltime limit of 48 hours and belongs to Nora Field. "
-    "Scratch files are deleted after 30 days.\n\nQuestion: Who owns the cedar partition?"
+    "Passage: The cedar partition has a time limit of 48 hours. The birch partition has 12 nodes. "
+    "Scratch files are deleted after 30 days.\n\nQuestion: How long may a job run on cedar?"
 )
 
 
