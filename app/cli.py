@@ -234,8 +234,11 @@ def _interrupt(*_: Any) -> None:
 
 def main() -> None:
     """Entry of the console script."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A shell starts background jobs with SIGINT ignored; whoever sends it all the same means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     raise SystemExit(_guarded(lambda: app(standalone_mode=False)))
 
 
