@@ -87,9 +87,3 @@ def read_state(name: str) -> ServiceState | None:
 
 def remove_state(name: str) -> None:
     state_path(name).unlink(missing_ok=True)
-
-
-def all_states() -> list[ServiceState]:
-    """Every service this person has on this machine, running or not."""
-    found = [read_state(path.stem) for path in sorted(state_directory().glob("*.json"))]
-    return [state for state in found if state]
