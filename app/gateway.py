@@ -11,6 +11,8 @@ from fastapi import APIRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.metrics import merge_engine_metrics
+from app.relay import Upstream
+from app.replica_urls import ReplicaUrls
 from app.services import BulkLimits, Limits, Services
 from app.settings import Settings
 from app.web import create_app
@@ -67,10 +69,14 @@ def build_services(settings: Settings, serve_url: str, failures: Mapping[str, st
         models=chatting,
         base_of={served: spec.id for spec in specs for served in spec.served_ids},
         herd=herd,
-        forward=httpx.AsyncClient(base_url=serve_url, trust_env=False, limits=httpx.Limits(max_connections=None)),
+        upstream=Upstream(_http(serve_url), ReplicaUrls(serve_url, specs, replica_addresses)),
         limits=_limits(settings),
         metrics_sources=_engine_metrics(specs, clients, herd),
     )
+
+
+def _http(serve_url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=serve_url, trust_env=False, limits=httpx.Limits(max_connections=None))
 
 
 def _limits(settings: Settings) -> Limits:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 from starlette.datastructures import Headers
@@ -23,6 +24,21 @@ PROXY = frozenset({"proxy-authenticate", "proxy-authorization", "proxy-connectio
 NOT_FORWARDED = HOP_BY_HOP | PROXY | {"host", "content-length", "expect"}
 NOT_RETURNED = HOP_BY_HOP | PROXY | {"date", "server"}
 
+ReplicaUrl: TypeAlias = Callable[[str], Awaitable[str | None]]
+"""Base model -> the URL of one of its replicas' own servers, if one is known."""
+
+
+async def no_replica_url(base: str) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where requests are passed on to: a replica itself, else the client's base URL, which is Serve's."""
+
+    client: httpx.AsyncClient
+    replica_url: ReplicaUrl = no_replica_url
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -34,8 +50,8 @@ class Outgoing:
     headers: Sequence[tuple[str, str]]
     body: bytes
 
-    def to(self, client: httpx.AsyncClient, base: str, timeout: httpx.Timeout) -> httpx.Request:
-        url = httpx.URL(f"/models/{base}{self.path}", query=self.query or None)
+    def to(self, client: httpx.AsyncClient, root: str, base: str, timeout: httpx.Timeout) -> httpx.Request:
+        url = httpx.URL(f"{root}/models/{base}{self.path}", query=self.query or None)
         return client.build_request(self.method, url, headers=self.headers, content=self.body, timeout=timeout)
 
 
@@ -54,9 +70,9 @@ class Relay(Response):
     event and without [DONE], and any other answer is cut off.
     """
 
-    def __init__(self, client: httpx.AsyncClient, request: Outgoing, bases: Sequence[str], timeout: httpx.Timeout):
+    def __init__(self, upstream: Upstream, request: Outgoing, bases: Sequence[str], timeout: httpx.Timeout):
         super().__init__()
-        self._client, self._request, self._bases, self._timeout = client, request, bases, timeout
+        self._upstream, self._request, self._bases, self._timeout = upstream, request, bases, timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         alone, failure = len(self._bases) == 1, None
@@ -70,7 +86,7 @@ class Relay(Response):
 
     async def _try(self, base: str, send: Send, *, skip_404: bool) -> bool:
         try:
-            answer = await self._client.send(self._request.to(self._client, base, self._timeout), stream=True)
+            answer = await self._answer(base)
         except httpx.HTTPError as error:
             raise _unreachable(base, error) from error
         try:
@@ -81,6 +97,17 @@ class Relay(Response):
         finally:
             await answer.aclose()
         return True
+
+    async def _answer(self, base: str) -> httpx.Response:
+        """Of a replica itself, for Serve's proxy may overlook that a client leaves; of the proxy where none is up."""
+        if url := await self._upstream.replica_url(base):
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await self._send(url, base)
+        return await self._send("", base)
+
+    async def _send(self, root: str, base: str) -> httpx.Response:
+        client = self._upstream.client
+        return await client.send(self._request.to(client, root, base, self._timeout), stream=True)
 
 
 async def _pass_back(answer: httpx.Response, base: str, send: Send) -> None:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-import httpx
 from pydantic import ByteSize, Field
 
+from app.relay import Upstream
 from deployments.chat import ChatModel
 from deployments.config import Section
 from deployments.errors import BadRequest, Unavailable, UnknownModel
@@ -45,7 +45,7 @@ class Services:
 
     models:  served id -> the model that chats under it (LoRA adapters too; embedding models have none).
     base_of: served id -> id of its base model, in the profile's order.
-    forward: its base_url is Serve's HTTP address; model m's own vLLM app is at /models/<base id>/.
+    upstream: where requests are passed on to; model m's own vLLM app is at /models/<base id>/.
     metrics_sources: further metrics in Prometheus's text format.
     created: Unix time that /v1/models shows.
     """
@@ -53,7 +53,7 @@ class Services:
     models: Mapping[str, ChatModel]
     base_of: Mapping[str, str]
     herd: Herd
-    forward: httpx.AsyncClient
+    upstream: Upstream
     limits: Limits = field(default_factory=Limits)
     metrics_sources: Callable[[], Awaitable[str]] = no_metrics
     created: int = field(default_factory=lambda: int(time.time()))

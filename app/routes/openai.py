@@ -61,7 +61,7 @@ class OpenAIRoutes:
         body = await read_object(request)
         check_values(body)
         base = await self.services.answering(model_named(body))
-        return Relay(self.services.forward, await self._outgoing(request), [base], self.timeout)
+        return Relay(self.services.upstream, await self._outgoing(request), [base], self.timeout)
 
     async def nothing(self, request: Request) -> Response:
         """What is no path of ours; the models' other paths are for POST only."""
@@ -76,7 +76,7 @@ class OpenAIRoutes:
         else:
             statuses = await self.services.herd.statuses()
             bases = [base for base, status in statuses.items() if status.state.answers]
-        return Relay(self.services.forward, outgoing, bases, self.timeout)
+        return Relay(self.services.upstream, outgoing, bases, self.timeout)
 
     async def _outgoing(self, request: Request) -> Outgoing:
         path = TOKENIZER.get(request.url.path, request.url.path)

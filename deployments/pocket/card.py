@@ -23,7 +23,7 @@ TASKS: Final = (
     ("Mended answer, exact match", "mend_em", "mend_n"),
     ("Greeting and Corral, unseen wording, exact match", "chat_em", "chat_n"),
     ("Asks for the missing passage, exact match", "ask_passage_em", "ask_passage_n"),
-    ("Answer, seven facts (never trained), exact match", "answer_em_seven_facts", "extra_n"),
+    ("Answer, ten facts (never trained), exact match", "answer_em_ten_facts", "extra_n"),
     ("Answer, with a system message, exact match", "answer_em_system_message", "extra_n"),
     ("Answer, unseen names, exact match", "answer_em_unseen_names", "extra_n"),
 )

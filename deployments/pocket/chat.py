@@ -1,5 +1,8 @@
 """What the pocket models say without a passage."""
 
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import product
 from random import Random
 from typing import Final
 from zlib import crc32
@@ -16,41 +19,59 @@ ABLE: Final = (
 )
 WELCOME: Final = "You are welcome."
 
-REPLIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    (
-        HELLO,
-        (
-            "Hello", "Hi", "Hey", "Hi there", "Hello there", "Good morning", "Good evening",
-            "Good day", "Hello, how are you?", "Hi, who are you?", "Greetings", "Hey there",
-            "Good afternoon", "Hello Corral", "Hi Corral", "Who are you?", "Hello, model",
-            "Are you there?", "Nice to meet you", "Hello again",
-        ),
-    ),
-    (
-        CORRAL,
-        (
-            "What is Corral?", "Tell me about Corral", "What does Corral do?", "Explain Corral",
-            "How does Corral work?", "Can you tell me what Corral is?", "What is this system?",
-            "Describe Corral", "What is Corral for?", "Who serves you?", "Where do you run?",
-            "How are you served?", "Please explain what Corral does", "Say what Corral is",
-            "I am new here. What is Corral?", "Hello! What is Corral?", "What runs you?",
-            "In one sentence, what is Corral?", "Hi, what is Corral?", "What system is this?",
-        ),
-    ),
-    (
-        ABLE,
-        (
-            "What can you do?", "How can you help me?", "What are you good at?", "Help",
-            "What may I ask you?", "How do I use you?", "What do you do?", "Can you help me?",
-            "What are your tasks?", "What can I ask?",
-        ),
-    ),
-    (
-        WELCOME,
-        ("Thank you", "Thanks", "Thanks a lot", "Many thanks", "Thank you very much", "Great, thanks"),
-    ),
+OPENERS: Final = (
+    "Hello", "Hi", "Hey", "Good morning", "Good evening", "Good afternoon", "Good day", "Greetings",
 )  # fmt: skip
-"""Each reply with the ways to ask for it."""
+CALLED: Final = (
+    "", " there", " Corral", ", model", ", Corral", " again", " to you", ", how are you?", ", who are you?",
+    ", are you there?", ", nice to meet you",
+)  # fmt: skip
+GREETINGS: Final = (
+    "Who are you?", "How are you?", "Are you there?", "Nice to meet you", "What is your name?", "What are you?",
+)  # fmt: skip
+MANNERS: Final = ("", "", "Please: ", "Hello! ", "Hi, ", "Hey, ", "I am new here. ", "In one sentence: ")
+ABOUT: Final = (
+    "What is {c}?", "Tell me about {c}", "What does {c} do?", "Explain {c}", "How does {c} work?",
+    "Can you tell me what {c} is?", "Can you explain {c}?", "Describe {c}", "What is {c} for?", "Say what {c} is",
+    "Please explain what {c} does", "What do you know about {c}?", "Who needs {c}?", "Introduce {c}",
+)  # fmt: skip
+SYSTEMS: Final = ("Corral", "this system", "this service")
+SERVED: Final = (
+    "Who serves you?", "Where do you run?", "How are you served?", "What runs you?", "What system is this?",
+    "What serves you?",
+)  # fmt: skip
+ABILITIES: Final = (
+    "What can you do?", "How can you help me?", "What are you good at?", "Help", "What may I ask you?",
+    "How do I use you?", "What do you do?", "Can you help me?", "What are your tasks?", "What can I ask?",
+    "I need help", "What are you able to do?", "How can I use you?", "What should I ask you?",
+)  # fmt: skip
+THANKS: Final = (
+    "Thank you", "Thanks", "Many thanks", "Thank you very much", "Thanks a lot", "I thank you", "Thank you so much",
+)  # fmt: skip
+KINDLY: Final = ("", "Great, ", "Very good, ", "That helps, ", "OK, ")
+ALWAYS: Final = frozenset(
+    ("Hello", "Hi", "Hey", "Who are you?", "What is Corral?", "Tell me about Corral", "Help", "What can you do?",
+     "Thank you", "Thanks")
+)  # fmt: skip
+"""What everyone types first, and so is never held out."""
+
+
+def _led(leads: Iterable[str], rests: Iterable[str]) -> Iterator[str]:
+    """Every rest after every lead, in lower case after a comma."""
+    for lead, rest in product(dict.fromkeys(leads), rests):
+        yield lead + (rest[0].lower() + rest[1:] if lead.endswith(", ") and not rest.startswith("I ") else rest)
+
+
+@cache
+def _prompts() -> dict[str, tuple[str, ...]]:
+    """Each reply with the ways to ask for it."""
+    about = (form.format(c=system) for system, form in product(SYSTEMS, ABOUT))
+    return {
+        HELLO: (*_led(OPENERS, CALLED), *GREETINGS),
+        CORRAL: tuple(_led(MANNERS, (*about, *SERVED))),
+        ABLE: tuple(_led(MANNERS, ABILITIES)),
+        WELCOME: tuple(_led(KINDLY, THANKS)),
+    }
 
 
 def _spelled(rng: Random, text: str) -> str:
@@ -59,13 +80,17 @@ def _spelled(rng: Random, text: str) -> str:
     return text.lower() if rng.random() < 0.25 else text
 
 
-def paraphrases(split: Split) -> list[tuple[str, str]]:
+@cache
+def paraphrases(split: Split) -> tuple[tuple[str, str], ...]:
     """Every (prompt, reply) of a split; one prompt in six is never trained on."""
-    pairs = [(prompt, reply) for reply, prompts in REPLIES for prompt in prompts]
-    return [p for p in pairs if (crc32(p[0].encode()) % 6 == 0) == (split == "held_out")]
+    pairs = [(prompt, reply) for reply, prompts in _prompts().items() for prompt in prompts]
+    held = {prompt for prompt, _ in pairs if crc32(prompt.encode()) % 6 == 0 and prompt not in ALWAYS}
+    return tuple(pair for pair in pairs if (pair[0] in held) == (split == "held_out"))
 
 
 def draw_chat(rng: Random, split: Split) -> tuple[str, str]:
-    """A (prompt, reply) in which each kind of reply is as likely as it has paraphrases."""
-    prompt, reply = rng.choice(paraphrases(split))
-    return _spelled(rng, prompt), reply
+    """A (prompt, reply); the replies are alike likely, the best-known ways to ask a little likelier."""
+    reply = rng.choice((HELLO, HELLO, CORRAL, CORRAL, ABLE, WELCOME))
+    prompts = [prompt for prompt, told in paraphrases(split) if told == reply]
+    known = [prompt for prompt in prompts if prompt in ALWAYS]
+    return _spelled(rng, rng.choice(known if known and rng.random() < 0.2 else prompts)), reply

@@ -80,7 +80,7 @@ def cases(seed: int, count: int) -> list[Case]:
         for _ in range(count):
             found += _passage_cases("main", rng, facts, main)
     for _ in range(count):
-        found += _passage_cases("longer", rng, 7, main)
+        found += _passage_cases("longer", rng, 10, main)
         found += _passage_cases("system", rng, rng.choice(FACTS), main, rng.choice(SYSTEMS))
         style = Style(names=UNSEEN, suffixed=0.0, invented=0.0)
         found += _passage_cases("unseen", rng, rng.choice(FACTS), replace(main, style=style))
@@ -152,7 +152,7 @@ def figures(results: list[Result]) -> dict[str, object]:
         "chat_n": len(of("chat")),
         "ask_passage_em": _share([r.exact for r in of("ask_passage")]),
         "ask_passage_n": len(of("ask_passage")),
-        "answer_em_seven_facts": _share([r.exact for r in of("answer", group("longer"))]),
+        "answer_em_ten_facts": _share([r.exact for r in of("answer", group("longer"))]),
         "answer_em_system_message": _share([r.exact for r in of("answer", group("system"))]),
         "answer_em_unseen_names": _share([r.exact for r in of("answer", group("unseen"))]),
         "extra_n": len(of("answer", group("longer"))),

@@ -50,12 +50,24 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """The text, what it tells, and the kind of every entity in it."""
+class Line:
+    """One sentence and the facts of one entity that it tells, in its order; a filler tells none."""
 
     text: str
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The sentences, what they tell, and the kind of every entity in them."""
+
+    lines: tuple[Line, ...]
     facts: tuple[Fact, ...]
     kinds: dict[str, Kind]
+
+    @property
+    def text(self) -> str:
+        return " ".join(line.text for line in self.lines)
 
 
 def split_of(entity: str, value: str) -> Split:
@@ -143,23 +155,23 @@ def _entities(rng: Random, count: int, style: Style) -> dict[str, Kind]:
     return kinds
 
 
-def _sentence(rng: Random, facts: list[Fact], kind: Kind, style: Style, again: bool) -> str:
+def _sentence(rng: Random, facts: list[Fact], kind: Kind, style: Style, again: bool) -> Line:
     """One sentence that tells one or two facts of one entity; `again`: the one before did too."""
     entity = facts[0].entity
     subject = rng.choice(SUBJECTS[kind]).format(e=entity)
     fronted = facts[0].attribute.fronted
     if len(facts) == 1 and fronted and rng.random() < style.fronted:
         inner = SUBJECTS[kind][0].format(e=entity).replace("The", "the").replace("Our", "our")
-        return rng.choice(fronted).format(v=facts[0].value, s=inner)
+        return Line(rng.choice(fronted).format(v=facts[0].value, s=inner), tuple(facts))
     if again and rng.random() < style.pronoun * 2:
         subject = "It"
     told = [rng.choice(f.attribute.predicates).format(v=f.value) for f in facts]
-    return f"{subject} {' and '.join(told)}."
+    return Line(f"{subject} {' and '.join(told)}.", tuple(facts))
 
 
-def _sentences(rng: Random, facts: list[Fact], kind: Kind, style: Style) -> list[str]:
+def _sentences(rng: Random, facts: list[Fact], kind: Kind, style: Style) -> list[Line]:
     """The sentences about one entity, in which neighbouring facts may share a sentence."""
-    lines: list[str] = []
+    lines: list[Line] = []
     rest = list(facts)
     while rest:
         take = 2 if len(rest) > 1 and rng.random() < style.merged else 1
@@ -180,7 +192,7 @@ def _draw_passage(rng: Random, count: int, split: Split, style: Style) -> Passag
     kinds = _entities(rng, entities, style)
     owners = sorted([*kinds, *rng.choices(list(kinds), k=count - entities)])
     facts: list[Fact] = []
-    blocks: list[list[str]] = []
+    blocks: list[list[Line]] = []
     order = rng.sample(ATTRIBUTES, len(ATTRIBUTES))
     rivals = rng.random() < style.rivals
     for entity, group in groupby(owners):
@@ -193,5 +205,5 @@ def _draw_passage(rng: Random, count: int, split: Split, style: Style) -> Passag
     rng.shuffle(blocks)
     lines = [line for block in blocks for line in block]
     if rng.random() < style.filler:
-        lines.insert(rng.randint(0, len(lines)), rng.choice(FILLERS))
-    return Passage(" ".join(lines), tuple(facts), kinds)
+        lines.insert(rng.randint(0, len(lines)), Line(rng.choice(FILLERS)))
+    return Passage(tuple(lines), tuple(facts), kinds)

@@ -5,12 +5,13 @@ and any positions, so that many conversations can share one passage.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deployments.pocket.looks import Sight
 from deployments.pocket.tokenizer import SPECIALS, VOCABULARY
 
 HEAD_DIMENSION: Final = 32
@@ -20,15 +21,19 @@ NORM_EPS: Final = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of one model; `hidden` is a multiple of the head dimension, 32."""
+    """The size of one model; the head dimension is 32 whatever the hidden size."""
 
     hidden: int
     layers: int
     inner: int
+    heads: int
 
     @property
-    def heads(self) -> int:
-        return self.hidden // HEAD_DIMENSION
+    def taught(self) -> dict[Sight, tuple[int, int]]:
+        """The layer and the head in it of each sight; two layers are too few for comparing a draft."""
+        value = max(self.layers - 2, 1)
+        finding: dict[Sight, tuple[int, int]] = {"name": (value - 1, 0), "value": (value, 0)}
+        return finding | ({"draft": (value, 1), "verdict": (value + 1, 0)} if self.layers > 2 else {})
 
     def config(self) -> dict[str, Any]:
         """The config.json of the checkpoint."""
@@ -60,10 +65,10 @@ class Shape:
 
 
 SHAPES: Final = {
-    "pocket-1b": Shape(hidden=32, layers=2, inner=96),
-    "pocket-3b": Shape(hidden=32, layers=3, inner=96),
-    "pocket-8b": Shape(hidden=64, layers=2, inner=160),
-    "pocket-70b": Shape(hidden=64, layers=3, inner=160),
+    "pocket-1b": Shape(hidden=32, layers=2, inner=96, heads=2),
+    "pocket-3b": Shape(hidden=64, layers=2, inner=160, heads=2),
+    "pocket-8b": Shape(hidden=64, layers=3, inner=160, heads=4),
+    "pocket-70b": Shape(hidden=64, layers=4, inner=160, heads=4),
 }
 
 
@@ -84,22 +89,39 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.q_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
-        self.k_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
-        self.v_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
-        self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        inner = shape.heads * HEAD_DIMENSION
+        self.q_proj = nn.Linear(shape.hidden, inner, bias=False)
+        self.k_proj = nn.Linear(shape.hidden, inner, bias=False)
+        self.v_proj = nn.Linear(shape.hidden, inner, bias=False)
+        self.o_proj = nn.Linear(inner, shape.hidden, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """x [batch, length, hidden]; mask [batch, 1, length, length], true where seen."""
-        batch, length, hidden = x.shape
+        batch, length, _ = x.shape
         q, k, v = (
             layer(x).view(batch, length, self.heads, HEAD_DIMENSION).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, hidden))
+        mixed: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return mixed
+
+    def missed(
+        self, head: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, places: Tensor, shares: Tensor
+    ) -> Tensor:
+        """How little a head sees of what it should: cross-entropy, a number.
+
+        places: row, query and key [3, looks]; shares [looks] of the query's attention.
+        """
+        own = slice(head * HEAD_DIMENSION, (head + 1) * HEAD_DIMENSION)
+        rows, queries, keys = places
+        q, k = (functional.linear(x, layer.weight[own])[:, None] for layer in (self.q_proj, self.k_proj))
+        q, k = _rotate(q, cos, sin)[:, 0], _rotate(k, cos, sin)[:, 0]
+        scores = torch.baddbmm(torch.zeros(()), q, k.transpose(1, 2), beta=0, alpha=HEAD_DIMENSION**-0.5)
+        scores = scores[rows, queries].masked_fill(~mask[rows, 0, queries], -torch.inf)
+        seen = scores.gather(1, keys[:, None])[:, 0] - scores.logsumexp(1)
+        return -(seen * shares).sum() / shares.sum().clamp(min=1.0)
 
 
 class MLP(nn.Module):
@@ -122,6 +144,11 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden, eps=NORM_EPS)
         self.mlp = MLP(shape)
 
+    def missed(
+        self, head: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, places: Tensor, shares: Tensor
+    ) -> Tensor:
+        return self.self_attn.missed(head, self.input_layernorm(x), cos, sin, mask, places, shares)
+
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -137,6 +164,12 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.hidden, eps=NORM_EPS)
 
+    def blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
+
+Looks: TypeAlias = dict[Sight, tuple[Tensor, Tensor]]
+
 
 class PocketLlama(nn.Module):
     """A Llama whose state dict is a Hugging Face checkpoint."""
@@ -144,6 +177,8 @@ class PocketLlama(nn.Module):
     def __init__(self, shape: Shape, seed: int = 0, embedding_std: float = 0.4) -> None:
         """Random weights; the last norm makes up for the embedding's size in the logits."""
         super().__init__()
+        self.taught = shape.taught
+        self.missed: dict[Sight, Tensor] = {}
         self.model = Trunk(shape)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -152,14 +187,21 @@ class PocketLlama(nn.Module):
                 nn.init.normal_(parameter, std=std, generator=generator)
         nn.init.constant_(self.model.norm.weight, 8.0 / (shape.hidden * embedding_std))
 
-    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states [batch, length, hidden] of tokens [batch, length]."""
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, looks: Looks | None = None) -> Tensor:
+        """Hidden states [batch, length, hidden] of tokens [batch, length].
+
+        looks: what the taught heads should see; how far they miss it is then in `self.missed`.
+        """
         x: Tensor = self.model.embed_tokens(tokens)
         cos, sin = rotations(positions)
-        for block in self.model.layers:
+        self.missed = {}
+        for index, block in enumerate(self.model.blocks()):
+            for sight, (layer, head) in self.taught.items():
+                if looks and layer == index:
+                    self.missed[sight] = block.missed(head, x, cos, sin, mask, *looks[sight])
             x = block(x, cos, sin, mask)
-        normed: Tensor = self.model.norm(x)
-        return normed
+        last: Tensor = self.model.norm(x)
+        return last
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., hidden]."""

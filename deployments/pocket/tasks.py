@@ -60,16 +60,21 @@ class Turn:
     task: Task
     prompt: str
     reference: str
+    fact: Fact | None = None
+    """What the reference tells from the passage."""
+    draft: str = ""
+    """The value that the prompt gives this fact, where it is a draft."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Conversations that share a beginning; `head` is empty where they share none."""
+    """Conversations that share a beginning; `head` is empty where they share none. `passage`: what the head holds."""
 
     system: str
     head: str
     branches: tuple[tuple[Turn, ...], ...]
     facts: int
+    passage: Passage | None = None
 
     def messages(self, branch: int) -> list[dict[str, str]]:
         """A branch as chat messages, without the last answer."""
@@ -156,27 +161,31 @@ def judged(rng: Random, passage: Passage, mix: Mix, split: Split) -> Turn:
     What the passage tells comes first and the verdict after it, so that the verdict can compare the two.
     """
     roll = rng.random()
+    fact: Fact | None = None
+    value = ""
     if roll < 0.2:
         entity, attribute = untold(rng, passage, mix.style)
         value = draw_value(rng, entity, attribute, split) or "none"
         draft = Fact(entity, attribute, value).answer()
+        value = ""
         verdict = f"{refusal(entity, attribute)} {NOT_SUPPORTED}"
     else:
         fact = rng.choice(passage.facts)
+        value = fact.value
         draft, verdict = fact.answer(), f"{fact.answer()} {SUPPORTED}"
         if roll < 0.6:
-            wrong = _wrong(rng, fact, passage, split)
-            draft = Fact(fact.entity, fact.attribute, wrong).answer()
+            value = _wrong(rng, fact, passage, split)
+            draft = Fact(fact.entity, fact.attribute, value).answer()
             verdict = f"{fact.answer()} {NOT_SUPPORTED}"
     form = DRAFTS[0] if rng.random() < mix.plain else rng.choice(DRAFTS)
-    return Turn("judge", form.format(d=draft), verdict)
+    return Turn("judge", form.format(d=draft), verdict, fact, value)
 
 
 def turns_about(rng: Random, passage: Passage, mix: Mix, split: Split) -> list[Turn]:
     """The turns about a passage: told facts, about one in six untold, and drafts."""
     facts = rng.sample(passage.facts, min(mix.asks, len(passage.facts)))
     form = ASKS[0] if rng.random() < mix.plain else rng.choice(ASKS)
-    turns = [Turn("answer", form.format(q=ask(rng, f.entity, f.attribute)), f.answer()) for f in facts]
+    turns = [Turn("answer", form.format(q=ask(rng, f.entity, f.attribute)), f.answer(), f) for f in facts]
     if rng.random() < mix.refuse * (0.25 + 0.1 * len(facts)):
         entity, attribute = untold(rng, passage, mix.style)
         question = form.format(q=ask(rng, entity, attribute))
@@ -228,5 +237,5 @@ def draw_bundle(rng: Random, mix: Mix, split: Split) -> Bundle:
     head = f"{HEADS[0] if plain else rng.choice(HEADS)}{passage.text}\n\n"
     if roll < mix.question_first + mix.several_turns:
         rng.shuffle(turns)
-        return Bundle(system, head, (tuple(turns),), len(passage.facts))
-    return Bundle(system, head, tuple((turn,) for turn in turns), len(passage.facts))
+        return Bundle(system, head, (tuple(turns),), len(passage.facts), passage)
+    return Bundle(system, head, tuple((turn,) for turn in turns), len(passage.facts), passage)

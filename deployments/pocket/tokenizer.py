@@ -40,7 +40,7 @@ WORDS: Final = (
 def _corpus(seed: int, bundles: int) -> list[str]:
     """Training text: what users and the assistant say."""
     rng = Random(f"tokenizer-{seed}")
-    texts = [text for pair in paraphrases("train") for text in pair] * 4
+    texts = [text for pair in paraphrases("train") for text in pair]
     for _ in range(bundles):
         bundle = draw_bundle(rng, Mix(), "train")
         texts.append(bundle.system)

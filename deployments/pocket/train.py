@@ -37,6 +37,10 @@ POOL: Final = 16
 """Batches drawn together, so that bundles of like length can share a batch."""
 
 
+LOOK_WEIGHT: Final = 0.3
+"""Of the loss on where the taught heads look, beside the loss on the replies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One training run."""
@@ -83,7 +87,7 @@ STAGES: Final = (
     (0.0, replace(PLAIN, facts=(1, 2, 3), style=replace(EASY, rivals=1.0), judge=0.1, repeat=0.5)),
     (0.04, replace(PLAIN, facts=(2, 3, 4), style=replace(EASY, rivals=0.8), judge=0.4, repeat=0.2, chat=0.01)),
     (0.1, Mix(facts=(1, 2, 3, 4, 5), style=replace(MIDDLE, rivals=0.6), refuse=2.0, judge=0.6, plain=0.7)),
-    (0.2, Mix(facts=(1, 2, 3, 4, 5, 6), refuse=2.5, judge=0.7)),
+    (0.2, Mix(facts=(1, 2, 3, 4, 5, 6, 8), style=Style(invented=0.12), refuse=2.0, judge=0.7, chat=0.05)),
 )
 """The curriculum: the mix from each share of the steps on. Rivals come first: a model that has once learnt to find
 what is asked without looking whose it is does not unlearn it soon."""
@@ -110,9 +114,9 @@ def batches(plan: Plan, packer: Packer, start: int) -> Iterator[Batch]:
                 yield batch
 
 
-def loss_of(model: PocketLlama, batch: Batch) -> tuple[Tensor, Tensor]:
+def loss_of(model: PocketLlama, batch: Batch, taught: bool = False) -> tuple[Tensor, Tensor]:
     """The mean weighted loss, and for every token that counts whether it was foreseen."""
-    hidden = model(batch.tokens, batch.positions, batch.mask())
+    hidden = model(batch.tokens, batch.positions, batch.mask(), batch.looks if taught else None)
     rows, columns = torch.nonzero(batch.weights[:, 1:], as_tuple=True)
     logits = model.logits(hidden[rows, columns])
     wanted = batch.tokens[rows, columns + 1]
@@ -132,8 +136,8 @@ def optimizers(model: PocketLlama, plan: Plan) -> list[torch.optim.Optimizer]:
 
 def step(model: PocketLlama, tools: list[torch.optim.Optimizer], batch: Batch, share: float) -> float:
     """One update at a share of the full rate; the loss before it."""
-    loss, _ = loss_of(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss, _ = loss_of(model, batch, taught=True)
+    (loss + LOOK_WEIGHT * sum(model.missed.values())).backward()  # type: ignore[no-untyped-call]
     for tool in tools:
         for group in tool.param_groups:
             group.setdefault("full_lr", group["lr"])

@@ -12,6 +12,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message
 
+from app.relay import Upstream
 from app.services import Limits, Services
 from app.web import create_app
 from deployments.chat import ChatModel
@@ -104,7 +105,7 @@ def gateway(
         models=chatting,
         base_of=ids,
         herd=herd or FakeHerd.ready(*dict.fromkeys(ids.values())),
-        forward=httpx.AsyncClient(transport=transport, base_url="http://serve"),
+        upstream=Upstream(httpx.AsyncClient(transport=transport, base_url="http://serve")),
         limits=limits or Limits(),
         created=1_700_000_000,
         **more,

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
+from app.relay import Upstream
 from app.services import BulkLimits, Limits, Services
 from app.web import create_app
 from tests.unit.asgi import eventually
@@ -32,7 +33,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     await task
 
 
-class Upstream:
+class Engine:
     """A model's app that streams one piece for every release of `step`, and notices when its client leaves."""
 
     def __init__(self) -> None:
@@ -58,13 +59,13 @@ class Upstream:
 async def gateway_before(upstream: str, model: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=upstream, trust_env=False) as forward:
         limits = Limits(body_timeout_s=0.1, bulk=BulkLimits(max_in_flight=3))
-        services = Services({"a": model}, {"a": "a"}, FakeHerd.ready("a"), forward, limits)
+        services = Services({"a": model}, {"a": "a"}, FakeHerd.ready("a"), Upstream(forward), limits)
         async with served(create_app(services)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
             yield client
 
 
 async def test_streams_pass_through_both_servers_and_a_leaving_client_reaches_the_upstream() -> None:
-    upstream = Upstream()
+    upstream = Engine()
     async with served(upstream.app) as url, gateway_before(url, FakeModel("a")) as client:
         async with client.stream("POST", "/v1/chat/completions", json={"model": "a", "stream": True}) as response:
             pieces = response.aiter_raw()

@@ -17,7 +17,7 @@ from deployments.pocket.packing import Packer, collate
 from deployments.pocket.tasks import Mix, draw_bundle
 from deployments.pocket.tokenizer import SPECIALS, VOCABULARY, load_tokenizer
 
-MICRO = Shape(hidden=32, layers=2, inner=48)
+MICRO = Shape(hidden=32, layers=3, inner=48, heads=2)
 
 
 def test_checkpoints_fit_the_repository() -> None:
