@@ -8,16 +8,15 @@ from typing import Any
 
 import httpx
 from fastapi import APIRouter
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.metrics import merge_engine_metrics
+from app.middleware import CancelledOnce
 from app.relay import Upstream
 from app.replica_urls import ReplicaUrls
 from app.services import BulkLimits, Limits, Services
 from app.settings import Settings
 from app.web import create_app
 from deployments.config import ModelSpec
-from deployments.hang_up import ended_by_disconnect
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
 from deployments.serve_state import read_status, replica_addresses
@@ -36,16 +35,6 @@ class Gateway:
         app = create_app(services, [internal_router()])
         app.add_middleware(CancelledOnce)
         return app
-
-
-class CancelledOnce:
-    """Pure-ASGI middleware, outermost: keeps Serve's cancellation away, for CancelOnDisconnect cancels as well."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await ended_by_disconnect(self._app(scope, receive, send))
 
 
 def internal_router() -> APIRouter:

@@ -70,10 +70,12 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
 
 
 def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, DIRECTORY_VARIABLE: str(run_dir / "progress")}
     with (run_dir / "logs" / "service.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.service", name, profile, str(run_dir)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=run_dir,
+            env=environment,
         )  # fmt: skip
     if process.stdin is None:
         raise LaunchError("the service has no standard input")
@@ -170,11 +172,11 @@ def _end_orphans(run_dir: str, grace_s: float = 8) -> None:
 
 
 def _processes_of(run_dir: str) -> list[psutil.Process]:
-    """Processes that work in this run folder, or were given it in their environment."""
+    """Processes that were given this run folder in their environment, as every process of a service is."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            places = (process.environ().get(DIRECTORY_VARIABLE, ""), process.cwd())
-            if any(Path(place).is_relative_to(run_dir) for place in places if place):
+            place = process.environ().get(DIRECTORY_VARIABLE, "")
+            if place and Path(place).is_relative_to(run_dir):
                 found.append(process)
     return found

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import UNEXPECTED, BodyTooSlow
 from app.telemetry import Telemetry
 from deployments.errors import BodyTooLarge
+from deployments.hang_up import ended_by_disconnect
 
 log = logging.getLogger("corral.gateway")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -214,3 +215,13 @@ async def _in_time(receive: Callable[[], Awaitable[Message]], until: float) -> M
             return await receive()
     except TimeoutError:
         raise BodyTooSlow("The body did not arrive in time.", "body") from None
+
+
+class CancelledOnce:
+    """Pure-ASGI middleware, outermost: keeps Serve's cancellation away, for CancelOnDisconnect cancels as well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await ended_by_disconnect(self._app(scope, receive, send))

@@ -76,18 +76,20 @@ CARD = {
     "object": "model",
     "created": 1767225600,
     "owned_by": "corral",
+    "task": "generate",
     "state": "ready",
     "replicas": 1,
     "target_replicas": 1,
 }
 CARD_SCHEMA: JsonDict = {
     "type": "object",
-    "required": ["id", "object", "created", "owned_by", "state", "replicas", "target_replicas"],
+    "required": ["id", "object", "created", "owned_by", "task", "state", "replicas", "target_replicas"],
     "properties": {
         "id": {"type": "string"},
         "object": {"const": "model"},
         "created": {"type": "integer"},
         "owned_by": {"type": "string"},
+        "task": {"enum": ["generate", "embed"], "description": "What the model does."},
         "state": {"enum": ["starting", "ready", "idle", "failed", "stopping"]},
         "replicas": {"type": "integer"},
         "target_replicas": {"type": "integer"},

@@ -50,9 +50,10 @@ class Talk:
         self._client.close()
 
     def models(self) -> list[str]:
-        """Ids of the models that answer."""
+        """Ids of the models that chat and answer now."""
         found = self._json("GET", "/v1/models")["data"]
-        return [model["id"] for model in found if model.get("state") in ("ready", "idle", "starting")]
+        chatting = [model for model in found if model.get("task") == "generate"]
+        return [model["id"] for model in chatting if model.get("state") in ("ready", "idle", "starting")]
 
     def default_model(self, model: str | None) -> str:
         """The model asked for, else the last one, which profiles make the largest."""

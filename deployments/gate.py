@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,14 @@ from deployments.config import unknown_key
 from deployments.errors import BadRequest, BodyTooLarge, WrongContentType
 from deployments.hang_up import ended_by_disconnect
 from deployments.strict_json import as_object, check_values, parse_json
+
+TASK_OF = {
+    "/v1/chat/completions": "generate",
+    "/v1/completions": "generate",
+    "/v1/responses": "generate",
+    "/v1/embeddings": "embed",
+}
+"""Path -> the task of the models that have it."""
 
 INPUT_FIELDS = ("messages", "prompt", "input")
 
@@ -58,12 +67,14 @@ class Gate:
 
     fields:   path suffix (such as "/v1/chat/completions") -> its valid top-level keys.
     max_body: bytes; a longer body is answered 413 without being read to its end.
+    task:     what the model does; a path that it does not have is refused with it.
 
     Attributes it lacks are the wrapped app's: Serve looks at them.
     """
 
-    def __init__(self, app: ASGIApp, fields: Mapping[str, frozenset[str]], max_body: int) -> None:
+    def __init__(self, app: ASGIApp, fields: Mapping[str, frozenset[str]], max_body: int, task: str) -> None:
         self.app = app
+        self._task = task
         self._fields = fields
         self._max_body = max_body
 
@@ -74,8 +85,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        asked = Asked(_route(scope), self._task)
         if scope["method"] != "POST":
-            await self.app(scope, receive, _openai_errors(send, b""))
+            await self.app(scope, receive, _openai_errors(send, asked))
             return
         try:
             body = await self._checked_body(scope, receive)
@@ -83,16 +95,23 @@ class Gate:
             await _refuse(send, error)
             return
         line = _Line(body, receive)
-        await ended_by_disconnect(self.app(scope, line.receive, _openai_errors(send, body)), line.hang_up)
+        await ended_by_disconnect(
+            self.app(scope, line.receive, _openai_errors(send, replace(asked, body=body))), line.hang_up
+        )
 
     async def _checked_body(self, scope: Scope, receive: Receive) -> bytes:
-        route = scope["path"].removeprefix(scope.get("root_path", ""))
+        route = _route(scope)
         body = await read_body(receive, self._max_body)
         if route in self._fields:
             if not _is_json(scope):
                 raise WrongContentType("Send the body as JSON with 'Content-Type: application/json'.", "content-type")
             check_request(body, self._fields[route])
         return body
+
+
+def _route(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -142,8 +161,17 @@ class _Line:
             gone.cancel()
 
 
-def _openai_errors(send: Send, asked: bytes) -> Send:
-    """Give JSON errors OpenAI's shape; pass everything else on untouched. asked: the request's body."""
+@dataclass(frozen=True)
+class Asked:
+    """What an error is worded with: the request, and what the model does."""
+
+    route: str
+    task: str
+    body: bytes = b""
+
+
+def _openai_errors(send: Send, asked: Asked) -> Send:
+    """Give JSON errors OpenAI's shape; pass everything else on untouched."""
     held: list[Message] = []
 
     async def guarded(message: Message) -> None:
@@ -161,7 +189,7 @@ def _openai_errors(send: Send, asked: bytes) -> Send:
     return guarded
 
 
-async def _send_held(held: list[Message], asked: bytes, send: Send) -> None:
+async def _send_held(held: list[Message], asked: Asked, send: Send) -> None:
     status, body = held[0]["status"], b"".join(part.get("body", b"") for part in held[1:])
     try:
         reworded = _reworded(json.loads(body), status, asked)
@@ -174,8 +202,10 @@ async def _send_held(held: list[Message], asked: bytes, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _reworded(given: dict[str, Any], status: int, asked: bytes) -> bytes | None:
+def _reworded(given: dict[str, Any], status: int, asked: Asked) -> bytes | None:
     """FastAPI's {"detail": ...} or vLLM's {"error": ...} as OpenAI words it; None if it is neither."""
+    if status == 404 and given.get("detail") == "Not Found":
+        return error_body(_no_such_route(asked), "model" if asked.route in TASK_OF else None, status, "not_found")
     if given.get("detail") is not None:
         return error_body(str(given["detail"]), None, status, "not_found" if status == 404 else "invalid_request")
     error = given.get("error")
@@ -184,8 +214,17 @@ def _reworded(given: dict[str, Any], status: int, asked: bytes) -> bytes | None:
     message = str(error.get("message"))
     param = _field(error.get("param")) if status < 500 else None
     if param is None and status == 400:
-        param = _input_of(asked)
+        param = _input_of(asked.body)
     return error_body(message, param, status, _code(status, message))
+
+
+def _no_such_route(asked: Asked) -> str:
+    wanted = TASK_OF.get(asked.route)
+    if wanted and wanted != asked.task:
+        return (
+            f"{asked.route} is for models of task {wanted!r}; this one's is {asked.task!r}. /v1/models tells them all."
+        )
+    return f"The model has no path {asked.route[:128]!r}."
 
 
 def _code(status: int, message: str) -> str:

@@ -83,7 +83,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
             raise
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        return Gate(await super().__serve_build_asgi_app__(), known_fields(), self._max_body)
+        return Gate(await super().__serve_build_asgi_app__(), known_fields(), self._max_body, self._spec.task)
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one OpenAI chat request. Raises ServingError."""

@@ -90,4 +90,5 @@ class OpenAIRoutes:
         card = {"id": model, "object": "model", "created": self.services.created, "owned_by": "corral"}
         state = {key: value for key, value in status.to_json().items() if key != "id"}
         adapter = {} if model == status.id else {"root": status.id, "parent": status.id}
-        return {**card, **state, **adapter}
+        task = "generate" if model in self.services.models else "embed"
+        return {**card, "task": task, **state, **adapter}

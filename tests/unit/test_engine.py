@@ -42,6 +42,17 @@ def test_adapters_become_lora_modules() -> None:
     assert spec.served_ids == ("m", "m-law")
 
 
+@pytest.mark.parametrize(("adapters", "most", "slots"), [(1, 4, 5), (6, 4, 7)])
+def test_one_adapter_slot_stays_empty_on_a_cpu(adapters: int, most: int, slots: int) -> None:
+    """vLLM's CPU kernels give the last slot's weights to requests that name no adapter."""
+    lora = {"adapters": {f"m-{n}": f"/{n}" for n in range(adapters)}, "max_adapters": most}
+    cpu, gpu = (
+        ModelSpec.model_validate({"id": "m", "source": "/m", "lora": lora, "hardware": {"kind": kind}})
+        for kind in ("cpu", "gpu")
+    )
+    assert (engine_arguments(cpu)["max_loras"], engine_arguments(gpu)["max_loras"]) == (slots, most)
+
+
 def test_server_arguments_are_flags() -> None:
     flags = server_arguments(CPU)
     assert "--enforce-eager" in flags

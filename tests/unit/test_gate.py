@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BadRequest
@@ -24,7 +25,7 @@ class Echo:
     state = "an attribute that Serve may look at"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        bad = "/bad" in scope["path"]
+        bad = "/bad" in scope["path"] or scope["path"] == "/v1/embeddings"
         body = b""
         while scope["method"] == "POST":
             message = await receive()
@@ -39,7 +40,7 @@ class Echo:
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
-    gate = Gate(Echo(), {CHAT: FIELDS}, max_body=1000)
+    gate = Gate(Echo(), {CHAT: FIELDS}, max_body=1000, task="generate")
     return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://gate")
 
 
@@ -85,11 +86,44 @@ async def test_other_paths_are_vllms_own(client: httpx.AsyncClient) -> None:
 
 async def test_foreign_error_shapes_become_openais(client: httpx.AsyncClient) -> None:
     answer = await client.get("/bad")
-    assert (answer.status_code, answer.json()["error"]["message"]) == (404, "Not Found")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, "The model has no path '/bad'.")
+
+
+async def test_a_path_of_the_other_task_says_which_task_it_is_for(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/v1/embeddings", json={"model": "m", "input": "x"})).json()["error"]
+    assert (error["code"], error["param"]) == ("not_found", "model")
+    assert "models of task 'embed'; this one's is 'generate'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "error"),
+    [
+        (
+            {"error": {"message": "too long for the context length", "param": "input_tokens"}},
+            b'{"messages": []}',
+            {"param": "messages", "code": "context_length_exceeded"},
+        ),
+        (
+            {"error": {"message": "wrong", "param": "body.tools.0.function-wrap[x].name"}},
+            b"{}",
+            {"param": "tools.0.name", "code": "invalid_request"},
+        ),
+        ({"detail": "There is nothing"}, b"{}", {"param": None, "code": "invalid_request"}),
+    ],
+    ids=["an unnamed field is the input", "a field by its place in the body", "FastAPI's shape"],
+)
+async def test_vllms_errors_name_the_field(given: dict[str, Any], asked: bytes, error: dict[str, Any]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse(given, status_code=400)(scope, receive, send)
+
+    transport = httpx.ASGITransport(Gate(app, {}, max_body=1000, task="generate"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gate") as http:
+        told = (await http.post(CHAT, content=asked)).json()["error"]
+    assert {key: told[key] for key in error} == error
 
 
 def test_the_wrapped_apps_attributes_are_reachable() -> None:
-    assert Gate(Echo(), {}, 1).state == Echo.state
+    assert Gate(Echo(), {}, 1, "embed").state == Echo.state
 
 
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.text() | st.floats(), st.lists).map(_dumped := json.dumps))

@@ -352,10 +352,10 @@ async def test_the_list_has_every_model_and_adapter_with_its_state() -> None:
     assert listed == {
         "object": "list",
         "data": [
-            {"id": "a", **ready},
-            {"id": "tuned", **ready, "root": "a", "parent": "a"},
-            {"id": "b", **failed, "target_replicas": 1, "reason": "no GPU"},
-            {"id": "c", **failed, "target_replicas": 0, "reason": "it is not deployed"},
+            {"id": "a", "task": "generate", **ready},
+            {"id": "tuned", "task": "embed", **ready, "root": "a", "parent": "a"},
+            {"id": "b", "task": "embed", **failed, "target_replicas": 1, "reason": "no GPU"},
+            {"id": "c", "task": "embed", **failed, "target_replicas": 0, "reason": "it is not deployed"},
         ],
     }
     assert one == listed["data"][1]
