@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ __all__ = ["Edge", "EdgeError", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy
 
 START_S = 10.0
 POLL_S = 0.02
+LOG_BYTES = 64 << 20
+"""A longer log is kept once more as edge.1.log, and begun again."""
 
 
 class Edge:
@@ -38,6 +41,7 @@ class Edge:
         self._binary = binary
         self._state = EdgeState()
         self._process: asyncio.subprocess.Process | None = None
+        self._log: int | None = None
         self._draining: list[asyncio.subprocess.Process] = []
         self._lock = asyncio.Lock()
         self._admin = AdminSocket(spec.workdir)
@@ -90,6 +94,7 @@ class Edge:
             running = await _signalled(running, signal.SIGTERM, 2)
             await _signalled(running, signal.SIGKILL, 5)
             self._draining.clear()
+            self._close_log()
 
     async def set_model(self, served: str, routed: bool) -> None:
         """Route a served id to its model, or leave it to the gateway."""
@@ -122,6 +127,14 @@ class Edge:
         return {f"{row[0]}/{row[1]}": row[17] for row in lines if len(row) > 17 and row[17].startswith(("UP", "DOWN"))
                 and row[1] not in ("FRONTEND", "BACKEND")}  # fmt: skip
 
+    def rotate_log(self, limit: int = LOG_BYTES) -> None:
+        """Keep the log from filling the disk; it is emptied under HAProxy's hands."""
+        log = self._spec.workdir / "edge.log"
+        if self._log is not None and log.stat().st_size > limit:
+            _append_only(self._log)
+            shutil.copyfile(log, log.with_name("edge.1.log"))
+            os.truncate(log, 0)
+
     async def _drained(self, until: float) -> None:
         """Close the port and wait until no request is under way. SIGUSR1 would wait for idle connections too."""
         with contextlib.suppress(EdgeError):
@@ -143,10 +156,19 @@ class Edge:
         try:
             began = os.fstat(log).st_size
             process = await _spawn(log, folder, binary, "-db", "-f", "haproxy.cfg", *handover)
-        finally:
+            await self._answering(process, folder / "edge.log", began)
+        except BaseException:
             os.close(log)
-        await self._answering(process, folder / "edge.log", began)
+            raise
+        self._close_log()
+        self._log = log
         self._process = process
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            _append_only(self._log)
+            os.close(self._log)
+        self._log = None
 
     async def _answering(self, process: asyncio.subprocess.Process, log: Path, began: int) -> None:
         """Wait until this very process answers on the admin socket; it listens on the port by then."""
@@ -158,6 +180,11 @@ class Edge:
                     lines.seek(began)
                     raise EdgeError(f"HAProxy did not start: {_first_alert(lines.read().decode(errors='replace'))}")
             await asyncio.sleep(POLL_S)
+
+
+def _append_only(log: int) -> None:
+    """HAProxy takes O_APPEND from its log when it writes to it first; without, an emptied log begins with a hole."""
+    fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def haproxy_binary() -> str:

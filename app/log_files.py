@@ -44,7 +44,7 @@ def read(paths: list[Path], lines: int, follow: bool) -> Iterator[tuple[Path, st
         for path in paths:
             file = path.open(errors="replace")
             opened.append((path, file))
-            for line in deque(file, maxlen=lines):
+            for line in deque(iter(file.readline, ""), maxlen=lines):
                 yield path, line.rstrip("\n")
         while follow:
             yield from _new_lines(opened)
@@ -56,5 +56,7 @@ def read(paths: list[Path], lines: int, follow: bool) -> Iterator[tuple[Path, st
 
 def _new_lines(opened: list[tuple[Path, TextIOWrapper]]) -> Iterator[tuple[Path, str]]:
     for path, file in opened:
-        for line in file:
+        if path.exists() and path.stat().st_size < file.tell():  # it was begun again
+            file.seek(0)
+        for line in iter(file.readline, ""):
             yield path, line.rstrip("\n")

@@ -132,6 +132,8 @@ class Service:
                     await self._route(self._edge, ready)
                     await self._connect(self._edge, await _get(client, "/internal/replicas"))
                     pause_s = SETTLED_POLL_S if ready["ready"] else POLL_S
+                with contextlib.suppress(OSError):
+                    self._edge.rotate_log()
                 await asyncio.sleep(pause_s)
 
     async def _route(self, edge: Edge, ready: Any) -> None:

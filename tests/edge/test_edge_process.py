@@ -20,6 +20,7 @@ from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
 from app.ports import free_ports, taken
 from tests.edge.backend import Backend, running
 from tests.edge.conftest import MakeSpec
+from tests.unit.asgi import eventually
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m-a"}
@@ -201,6 +202,20 @@ async def test_only_the_port_listens_and_files_are_private(edge: Edge, spec: Edg
     assert modes.keys() == {"admin.sock", "edge.log", "haproxy.cfg", "models.map", "refuse.lua"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(spec.workdir.stat().st_mode) == 0o700
+
+
+async def test_long_log_is_kept_once_and_begun_again(edge: Edge, spec: EdgeSpec, client: httpx.AsyncClient) -> None:
+    log = spec.workdir / "edge.log"
+    assert await who(client) == "serve"
+    await eventually(lambda: log.stat().st_size > 0)
+    edge.rotate_log(limit=1 << 20)
+    assert not log.with_name("edge.1.log").exists()
+    edge.rotate_log(limit=1)
+    kept = log.with_name("edge.1.log").read_text()
+    assert '"status":200' in kept
+    assert await who(client) == "serve"
+    await eventually(lambda: '"status":200' in log.read_text())
+    assert log.read_bytes()[:1] != b"\0"
 
 
 async def test_folder_that_others_can_read_is_closed_and_a_long_path_works(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_the_last_lines_of_each_log(tmp_path: Path) -> None:
     assert [line for _, line in read([log], 2, follow=False)] == ["2", "3"]
 
 
+def test_a_log_that_is_begun_again_is_read_on(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("1\n2\n3\n")
+    lines = read([log], 1, follow=True)
+    assert next(lines)[1] == "3"
+    log.write_text("4\n")
+    assert next(lines)[1] == "4"
+    lines.close()  # type: ignore[attr-defined]
+
+
 def test_a_serve_config_has_every_model_under_its_own_prefix() -> None:
     config = serve_config(load_settings("pocket", {}))
     routes = {each["name"]: each["route_prefix"] for each in config["applications"]}
