@@ -40,7 +40,6 @@ def herd(folder: Path, port: int) -> dict[str, Any]:
             "pocket-70b": None,
             "pocket-8b": {
                 "lora": {"adapters": {ADAPTER: str(folder / "adapter")}, "max_adapters": 1, "max_rank": 8},
-                "engine": {"structured_outputs_config": COMPACT_JSON},
             },
             "sleepy": small("pocket:pocket-1b", autoscaling=SLEEPY),
             "broken": small(str(folder / "broken")),
@@ -50,8 +49,6 @@ def herd(folder: Path, port: int) -> dict[str, Any]:
     }
 
 
-COMPACT_JSON = {"backend": "xgrammar", "disable_any_whitespace": True}
-"""Models this small would rather go on writing white space, which JSON allows, than any value."""
 SLEEPY = {
     "min_replicas": 0,
     "initial_replicas": 0,
@@ -77,7 +74,7 @@ def small(source: str, **more: Any) -> dict[str, Any]:
 def no_white_space() -> dict[str, int]:
     """OpenAI's logit_bias against white space alone, which JSON allows anywhere and models this small prefer.
 
-    vLLM's grammar of a tool call takes it whatever structured_outputs_config says.
+    vLLM's grammar of a tool call takes it whatever the profile's structured_outputs_config says.
     """
     vocabulary = json.loads((CHECKPOINTS / "pocket-8b" / "tokenizer.json").read_text())["model"]["vocab"]
     return {str(number): -100 for token, number in vocabulary.items() if set(token) <= set("ĠĊĉč")}
