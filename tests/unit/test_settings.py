@@ -94,7 +94,7 @@ def test_environment_beats_yaml() -> None:
     assert settings.models["pocket-70b"].autoscaling.max_replicas == 3
     assert settings.models["pocket-1b"].kv_cache == 64 << 20
     third = settings.models["pocket-3b"]
-    assert (third.engine, third.env, third.tool_parser) == ({"seed": 7}, {"HF_TOKEN": "123"}, None)
+    assert (third.engine["seed"], third.env, third.tool_parser) == (7, {"HF_TOKEN": "123"}, None)
     assert settings.ray.environment == {"OMP_NUM_THREADS": "1"}
     assert settings.gateway.replicas == 2
 
