@@ -16,8 +16,8 @@ from app.settings import Settings
 from deployments.config import ModelSpec
 
 
-def build_gateway(settings: Settings, serve_url: str, failures: dict[str, str]) -> Application:
-    """The gateway application; `serve_url` is where it finds the models' own apps."""
+def build_gateway(settings: Settings, host: str, port: int, failures: dict[str, str]) -> Application:
+    """The gateway application; `host` and `port` are where Serve listens, and with it the models' own apps."""
     deployment = serve.deployment(
         serve.ingress()(Gateway),
         name=GATEWAY,
@@ -26,12 +26,12 @@ def build_gateway(settings: Settings, serve_url: str, failures: dict[str, str]) 
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
     )
-    return deployment.bind(settings.model_dump_json(), serve_url, failures)
+    return deployment.bind(settings.model_dump_json(), host, port, failures)
 
 
 def gateway_application(args: dict[str, Any]) -> Application:
-    """`serve deploy`'s way to the gateway. args: settings (mapping), serve_url."""
-    return build_gateway(Settings(**args["settings"]), args["serve_url"], {})
+    """`serve deploy`'s way to the gateway. args: settings (mapping), serve_host, serve_port."""
+    return build_gateway(Settings(**args["settings"]), args["serve_host"], args["serve_port"], {})
 
 
 def model_application(args: dict[str, Any]) -> Application:

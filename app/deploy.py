@@ -23,7 +23,7 @@ from deployments.herd import short_reason
 def deploy(settings: Settings, host: str, port: int) -> dict[str, str]:
     """Deploy every model and the gateway without waiting for them; returns the models that could not be, and why."""
     targets, failures = _model_targets(settings)
-    gateway = build_gateway(settings, f"http://{host}:{port}", failures)
+    gateway = build_gateway(settings, host, port, failures)
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
     serve.run_many(
         [serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"), *targets],

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from app.metrics import merge_engine_metrics
 from app.middleware import CancelledOnce
 from app.relay import Upstream
-from app.replica_urls import ReplicaUrls
+from app.replica_urls import ReplicaUrls, url
 from app.services import BulkLimits, Limits, Services
 from app.settings import Settings
 from app.web import create_app
@@ -25,13 +25,13 @@ from deployments.serve_state import read_status, replica_addresses
 class Gateway:
     """A Serve deployment; one replica is one process of the gateway."""
 
-    def __init__(self, settings: str, serve_url: str, failures: Mapping[str, str]) -> None:
+    def __init__(self, settings: str, serve_host: str, serve_port: int, failures: Mapping[str, str]) -> None:
         self._settings = Settings.model_validate_json(settings)
-        self._serve_url = serve_url
+        self._serve = (serve_host, serve_port)
         self._failures = failures
 
     async def __serve_build_asgi_app__(self) -> Any:
-        services = build_services(self._settings, self._serve_url, self._failures)
+        services = build_services(self._settings, self._serve, self._failures)
         app = create_app(services, [internal_router()])
         app.add_middleware(CancelledOnce)
         return app
@@ -48,7 +48,7 @@ def internal_router() -> APIRouter:
     return router
 
 
-def build_services(settings: Settings, serve_url: str, failures: Mapping[str, str]) -> Services:
+def build_services(settings: Settings, serve: tuple[str, int], failures: Mapping[str, str]) -> Services:
     """Clients of every model of the profile, and the limits."""
     specs = settings.specs
     herd = ServeHerd(specs, failures, read=read_status)
@@ -58,14 +58,17 @@ def build_services(settings: Settings, serve_url: str, failures: Mapping[str, st
         models=chatting,
         base_of={served: spec.id for spec in specs for served in spec.served_ids},
         herd=herd,
-        upstream=Upstream(_http(serve_url), ReplicaUrls(serve_url, specs, replica_addresses)),
+        upstream=Upstream(_http(serve), ReplicaUrls(serve, specs, replica_addresses)),
         limits=_limits(settings),
         metrics_sources=_engine_metrics(specs, clients, herd),
     )
 
 
-def _http(serve_url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=serve_url, trust_env=False, limits=httpx.Limits(max_connections=None))
+def _http(serve: tuple[str, int]) -> httpx.AsyncClient:
+    """A client whose base URL is Serve's; where Serve listens everywhere, it does so on loopback too."""
+    host, port = serve
+    base = url("127.0.0.1" if host in ("", "0.0.0.0", "::") else host, port)  # noqa: S104
+    return httpx.AsyncClient(base_url=base, trust_env=False, limits=httpx.Limits(max_connections=None))
 
 
 def _limits(settings: Settings) -> Limits:

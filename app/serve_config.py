@@ -16,7 +16,7 @@ def serve_config(settings: Settings, host: str = "127.0.0.1", port: int = DEFAUL
         "name": GATEWAY,
         "route_prefix": "/",
         "import_path": "app.applications:gateway_application",
-        "args": {"settings": settings.model_dump(mode="json"), "serve_url": f"http://127.0.0.1:{port}"},
+        "args": {"settings": settings.model_dump(mode="json"), "serve_host": host, "serve_port": port},
     }
     models = [
         {

@@ -1,4 +1,4 @@
-"""Make everything, about an hour of one core: `python -m deployments.pocket`."""
+"""Make everything, half an hour of one core: `python -m deployments.pocket`."""
 
 import json
 

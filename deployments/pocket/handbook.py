@@ -125,13 +125,18 @@ def draw_value(rng: Random, entity: str, attribute: Attribute, split: Split) -> 
     return ""
 
 
+ONSETS: Final = (*"bcdfghjklmnprstvwz", "br", "cl", "ch", "gr", "pl", "qu", "sh", "st", "th", "tr")
+VOWELS: Final = (*"aeiouaeiouy", "ea", "oo", "ai")
+CODAS: Final = ("", "", "", "", *"lmnrstx", "ck", "nd", "ng", "st")
+
+
 def _invented(rng: Random) -> str:
-    """A made-up word of two or three syllables, such as `tamoru`."""
-    return "".join(rng.choice("bcdfghklmnprstvw") + rng.choice("aeiou") for _ in range(rng.choice((2, 3))))
+    """A made-up word of two or three syllables, such as `tamorust`."""
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3))))
 
 
 def draw_name(rng: Random, style: Style) -> str:
-    """A name such as `willow`, `willow-gpu` or `tamoru`."""
+    """A name such as `willow`, `willow-gpu` or `tamorust`."""
     if rng.random() < style.invented:
         return _invented(rng)
     name = rng.choice(style.names)

@@ -3,7 +3,8 @@
 A model of this size finds what is asked long before it finds whose it is: among several time
 limits it guesses, and goes on guessing for thousands of steps. So a few heads are told, by a small
 loss of their own, what to see: what a sentence tells looks back to the name that it tells it of;
-a reply's value looks at that value in the passage; and a draft is compared word by word.
+a reply looks at what it says next where that is told, the name in the question and the value in
+the passage; and a draft is compared word by word.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +15,11 @@ from deployments.pocket import NOT_TOLD
 from deployments.pocket.handbook import Fact, Line, Passage
 from deployments.pocket.tasks import Turn
 
-Sight: TypeAlias = Literal["name", "value", "draft", "verdict"]
-"""What a head is taught to see: the name that is told of; the told value; the same word of the
-draft; the words that differ from the draft's (the first token of all, where none does)."""
+Sight: TypeAlias = Literal["name", "next", "draft", "verdict"]
+"""What a head is taught to see: the name that is told of; what is to be said next; the same word
+of the draft; the words that differ from the draft's. The first token of all stands for nothing."""
 
-SIGHTS: Final[tuple[Sight, ...]] = ("name", "value", "draft", "verdict")
+SIGHTS: Final[tuple[Sight, ...]] = ("name", "next", "draft", "verdict")
 Encode: TypeAlias = Callable[[str], Sequence[int]]
 Span: TypeAlias = tuple[int, int]
 """The first character of a passage and the one after the last."""
@@ -97,13 +98,28 @@ def reply_looks(reply: Reply, values: dict[Fact, list[int]], encode: Encode) -> 
     subject, _, _ = turn.reference.partition(" is ")
     before, after = (len(encode(text)) for text in (subject.rpartition(" ")[0], subject))
     name, last = range(reply.said + before, reply.said + after), reply.said + after
+    looks = _said_next(name.start - 1, _asked_name(reply, subject, encode), len(name))
     if turn.fact is None:
-        return [*all_see("name", [last], name), Look("value", last, 0)]
+        return [*looks, *all_see("name", [last], name), Look("next", last, 0)]
     value = encode(f" {turn.fact.value}")
-    looks = all_see("name", range(last, last + len(value)), name)
-    if len(seen := values.get(turn.fact, [])) == len(value):
-        looks += [Look("value", last + index, key) for index, key in enumerate(seen)]
+    looks += all_see("name", range(last, last + len(value)), name)
+    looks += _said_next(last, values.get(turn.fact, []), len(value))
     return looks + (_draft_looks(reply, last + 1, value, encode) if turn.draft else [])
+
+
+def _asked_name(reply: Reply, subject: str, encode: Encode) -> Sequence[int]:
+    """The tokens of the name in what the user asks; none where it is not there as the reply spells it."""
+    name = f" {subject.rpartition(' ')[2]}"
+    place = reply.turn.prompt.find(name)
+    if place < 0:
+        return ()
+    first = reply.asked + len(encode(reply.lead + reply.turn.prompt[:place]))
+    return range(first, first + len(encode(name)))
+
+
+def _said_next(query: int, keys: Sequence[int], length: int) -> list[Look]:
+    """Each of `length` tokens, from the one after `query` on, is foreseen by looking at itself among `keys`."""
+    return [Look("next", query + index, key) for index, key in enumerate(keys)] if len(keys) == length else []
 
 
 def _draft_looks(reply: Reply, start: int, value: Sequence[int], encode: Encode) -> list[Look]:

@@ -31,9 +31,9 @@ class Shape:
     @property
     def taught(self) -> dict[Sight, tuple[int, int]]:
         """The layer and the head in it of each sight; two layers are too few for comparing a draft."""
-        value = max(self.layers - 2, 1)
-        finding: dict[Sight, tuple[int, int]] = {"name": (value - 1, 0), "value": (value, 0)}
-        return finding | ({"draft": (value, 1), "verdict": (value + 1, 0)} if self.layers > 2 else {})
+        finding = max(self.layers - 2, 1)
+        found: dict[Sight, tuple[int, int]] = {"name": (finding - 1, 0), "next": (finding, 0)}
+        return found | ({"draft": (finding, 1), "verdict": (finding + 1, 0)} if self.layers > 2 else {})
 
     def config(self) -> dict[str, Any]:
         """The config.json of the checkpoint."""
@@ -65,8 +65,8 @@ class Shape:
 
 
 SHAPES: Final = {
-    "pocket-1b": Shape(hidden=32, layers=2, inner=96, heads=2),
-    "pocket-3b": Shape(hidden=64, layers=2, inner=160, heads=2),
+    "pocket-1b": Shape(hidden=32, layers=3, inner=96, heads=2),
+    "pocket-3b": Shape(hidden=48, layers=3, inner=128, heads=3),
     "pocket-8b": Shape(hidden=64, layers=3, inner=160, heads=4),
     "pocket-70b": Shape(hidden=64, layers=4, inner=160, heads=4),
 }

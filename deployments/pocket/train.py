@@ -1,7 +1,8 @@
 """Train one size: `python -m deployments.pocket.train --size pocket-8b --seed 0`.
 
 Muon for the hidden matrices, AdamW for the embedding and the norms; a constant rate and then a
-linear one to zero; passages that grow from rivals told in one way each to the whole handbook.
+linear one to zero; passages that grow from rivals told in one way each to the whole handbook; a few
+heads are taught where to look (looks.py).
 Single-threaded, and every batch is drawn from (seed, pool number), so that the same seed gives the
 same weights on the same machine, and a stopped run goes on from its state file as if it had not
 stopped.
@@ -37,10 +38,6 @@ POOL: Final = 16
 """Batches drawn together, so that bundles of like length can share a batch."""
 
 
-LOOK_WEIGHT: Final = 0.3
-"""Of the loss on where the taught heads look, beside the loss on the replies."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One training run."""
@@ -52,6 +49,8 @@ class Plan:
     """Tokens per batch."""
     muon_rate: float = 0.02
     adam_rate: float = 4e-3
+    look_weight: float = 0.3
+    """Of the loss on where the taught heads look, beside the loss on the replies."""
     schedule: tuple[tuple[int, float], ...] = ()
     """(step, share of the full rates); straight lines between, from full after the warm-up to zero at the end."""
     paced: int = 4000
@@ -61,10 +60,10 @@ class Plan:
 
 
 PLANS: Final = {
-    "pocket-1b": Plan("pocket-1b", steps=1500, schedule=((600, 1.0),), paced=1500),
-    "pocket-3b": Plan("pocket-3b", steps=1500, schedule=((600, 1.0),), paced=1500),
-    "pocket-8b": Plan("pocket-8b", steps=3000, schedule=((1200, 1.0),), paced=3000),
-    "pocket-70b": Plan("pocket-70b", steps=7000, schedule=((1600, 1.0), (2500, 0.625), (4500, 0.625))),
+    "pocket-1b": Plan("pocket-1b", steps=1000, schedule=((400, 1.0),), paced=1000),
+    "pocket-3b": Plan("pocket-3b", steps=1300, schedule=((500, 1.0),), paced=1300),
+    "pocket-8b": Plan("pocket-8b", steps=2000, schedule=((900, 1.0),), paced=2000),
+    "pocket-70b": Plan("pocket-70b", steps=4000, schedule=((2000, 1.0),), paced=3000),
 }
 """The runs that made the checkpoints of this folder."""
 
@@ -87,7 +86,7 @@ STAGES: Final = (
     (0.0, replace(PLAIN, facts=(1, 2, 3), style=replace(EASY, rivals=1.0), judge=0.1, repeat=0.5)),
     (0.04, replace(PLAIN, facts=(2, 3, 4), style=replace(EASY, rivals=0.8), judge=0.4, repeat=0.2, chat=0.01)),
     (0.1, Mix(facts=(1, 2, 3, 4, 5), style=replace(MIDDLE, rivals=0.6), refuse=2.0, judge=0.6, plain=0.7)),
-    (0.2, Mix(facts=(1, 2, 3, 4, 5, 6, 8), style=Style(invented=0.12), refuse=2.0, judge=0.7, chat=0.05)),
+    (0.2, Mix(facts=(1, 2, 3, 4, 5, 6, 8), style=Style(invented=0.15), refuse=2.0, judge=0.7, chat=0.05)),
 )
 """The curriculum: the mix from each share of the steps on. Rivals come first: a model that has once learnt to find
 what is asked without looking whose it is does not unlearn it soon."""
@@ -134,10 +133,12 @@ def optimizers(model: PocketLlama, plan: Plan) -> list[torch.optim.Optimizer]:
     ]
 
 
-def step(model: PocketLlama, tools: list[torch.optim.Optimizer], batch: Batch, share: float) -> float:
-    """One update at a share of the full rate; the loss before it."""
+def step(
+    model: PocketLlama, tools: list[torch.optim.Optimizer], batch: Batch, share: float, look_weight: float
+) -> float:
+    """One update at a share of the full rate; the loss on the replies before it."""
     loss, _ = loss_of(model, batch, taught=True)
-    (loss + LOOK_WEIGHT * sum(model.missed.values())).backward()  # type: ignore[no-untyped-call]
+    (loss + look_weight * sum(model.missed.values())).backward()  # type: ignore[no-untyped-call]
     for tool in tools:
         for group in tool.param_groups:
             group.setdefault("full_lr", group["lr"])
@@ -197,7 +198,8 @@ class Run:
         began = time.monotonic() - self.record.wall_s
         losses: list[float] = []
         for batch in batches(self.plan, self.packer, self.record.steps):
-            losses.append(step(self.model, self.tools, batch, rate(self.plan, self.record.steps)))
+            share = rate(self.plan, self.record.steps)
+            losses.append(step(self.model, self.tools, batch, share, self.plan.look_weight))
             self._count(batch)
             self.record.wall_s = time.monotonic() - began
             if self.record.steps % every == 0 or self.record.steps == self.plan.steps:

@@ -86,7 +86,7 @@ def test_stopped_run_ends_where_an_unbroken_one_does(micro: train.Plan, tmp_path
     train.train(micro, tmp_path / "a.pt", tmp_path / "a", every=2, watched=4)
     stopped = train.Run(micro, tmp_path / "b.pt", tmp_path / "b")
     for batch in train.batches(micro, stopped.packer, 0):
-        train.step(stopped.model, stopped.tools, batch, train.rate(micro, stopped.record.steps))
+        train.step(stopped.model, stopped.tools, batch, train.rate(micro, stopped.record.steps), micro.look_weight)
         stopped.record.steps += 1
         if stopped.record.steps == 2:
             break

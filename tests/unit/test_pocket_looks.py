@@ -76,9 +76,15 @@ def test_what_a_sentence_tells_looks_at_its_name() -> None:
 def test_value_looks_at_itself_in_the_passage_and_a_refusal_at_the_first_token() -> None:
     refusal = Turn("refuse", "Question: ?", "The owner of elm is not told in the passage.")
     one = packed(answer(WILLOW), answer(ELM), refusal)
-    assert seen(one, "value", 1) == [(" is", " 4"), (" 4", "8"), ("8", " hours")]
-    assert seen(one, "value", 2) == []  # its value comes before its name, where nothing tells whose it is
-    assert seen(one, "value", 3) == [(" is", "<|begin_of_text|>")]
+    assert seen(one, "next", 1) == [(" is", " 4"), (" 4", "8"), ("8", " hours")]
+    assert seen(one, "next", 2) == []  # its value comes before its name, where nothing tells whose it is
+    assert seen(one, "next", 3) == [(" is", "<|begin_of_text|>")]
+
+
+def test_reply_looks_at_the_name_that_was_asked_for() -> None:
+    fact = Fact("willow-gpu", LIMIT, "9 hours")
+    one = packed(Turn("answer", "Question: Who owns willow-gpu?", fact.answer(), fact))
+    assert seen(one, "next", 1) == [(" of", " willow"), (" willow", "-gpu")]
 
 
 def test_draft_is_compared_word_by_word_and_the_verdict_looks_at_what_differs() -> None:
@@ -108,7 +114,7 @@ def test_heads_learn_to_look_where_they_are_taught_to() -> None:
     model = PocketLlama(Shape(hidden=32, layers=3, inner=48, heads=2), seed=1)
     batch = collate([packed(answer(WILLOW), judged(WILLOW, "45 hours"))])
     model(batch.tokens, batch.positions, batch.mask(), batch.looks)
-    assert set(model.missed) == {"name", "value", "draft", "verdict"}
+    assert set(model.missed) == {"name", "next", "draft", "verdict"}
     before = {sight: miss.item() for sight, miss in model.missed.items()}
     tool = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(30):
