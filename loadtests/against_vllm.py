@@ -119,13 +119,7 @@ def bare_server(plan: dict[str, Any]) -> Iterator[str]:
                "--host", "127.0.0.1", "--port", str(port), *plan["arguments"]]  # fmt: skip
     environment = {**os.environ, **plan["environment"], "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, "--disable-uvicorn-access-log", *plan["arguments"]],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process, log)
             yield f"http://127.0.0.1:{port}"

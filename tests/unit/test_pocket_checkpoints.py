@@ -1,6 +1,7 @@
 """The shipped checkpoints, their card, and the code that makes them on a model of a few hundred weights."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -53,10 +54,12 @@ def test_card_tells_the_figures() -> None:
     assert CARD.read_text() == render_card(known)
 
 
-def test_sizes_step_up() -> None:
+@pytest.mark.parametrize("figure", ["answer_em", "refusal_recall", "judge_accuracy", "mend_em"])
+def test_every_size_is_better_than_the_one_before_and_the_largest_is_good(figure: str) -> None:
     known = json.loads(FIGURES.read_text())
-    exact = [known[size]["answer_em"] for size in SIZES]
-    assert exact == sorted(exact)
+    shares = [known[size][figure] for size in SIZES]
+    assert all(larger - smaller >= 0.01 for smaller, larger in pairwise(shares))
+    assert shares[-1] >= 0.9
 
 
 def test_our_llama_is_transformers_llama(tmp_path: Path) -> None:
@@ -104,10 +107,13 @@ def test_every_learning_rate_ends_at_zero() -> None:
         assert rates[-1] == 0.0
 
 
-def test_smallest_checkpoint_answers_and_figures_are_shares() -> None:
-    asked = [case for case in cases(1, 4) if case.facts in (0, 1)][:24]
-    told = figures(replies(CHECKPOINTS / SIZES[0], asked))
-    assert all(0.0 <= value <= 1.0 for key, value in told.items() if isinstance(value, float) and key != "extra_n")
+def test_largest_checkpoint_does_what_its_card_says() -> None:
+    """On other cases than the card's."""
+    asked = [case for case in cases(1, 4) if case.group == "main"][:60]
+    told = figures(replies(CHECKPOINTS / SIZES[-1], asked))
+    assert all(0.0 <= value <= 1.0 for value in told.values() if isinstance(value, float))
+    assert told["answer_n"] == told["refusal_n"] == 20
+    assert all(float(str(told[key])) >= 0.8 for key in ("answer_em", "refusal_em", "judge_accuracy"))
 
 
 def test_replies_are_compared_without_spaces_and_capitals() -> None:
