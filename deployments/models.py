@@ -17,6 +17,8 @@ from deployments.server import CorralServer, LocalWeights
 REMOTE = ("s3://", "gs://", "abfss://", "azure://")
 HEALTH_PERIOD_S = 2
 """A dead engine is noticed after three failed checks."""
+WAKING_INTERVAL_S = 1.0
+"""Serve hears this often of requests that wait; by its default a sleeping model is woken up to 10 s later."""
 
 
 def build_model(spec: ModelSpec, max_body: int) -> Application:
@@ -63,6 +65,8 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
         "upscale_delay_s": scaling.upscale_delay_s,
         "downscale_delay_s": scaling.downscale_delay_s,
     }
+    if scaling.min_replicas == 0:
+        autoscaling["metrics_interval_s"] = WAKING_INTERVAL_S
     if scaling.initial_replicas is not None:
         autoscaling["initial_replicas"] = scaling.initial_replicas
     return {
