@@ -99,10 +99,11 @@ class Cluster:
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-            # What Serve does beside the tokens: its loop ten times a second, every log line twice, the collector.
+            # What Serve does beside the tokens: loop and metrics ten times a second, log lines twice, the collector.
             "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
             "RAY_SERVE_LOG_TO_STDERR": "0",
             "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+            "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
             # Otherwise every piece of a stream crosses from the engine client's thread to the HTTP server's.
             "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.fallback),
@@ -122,7 +123,7 @@ class Cluster:
             "--node-ip-address=127.0.0.1", f"--port={self.ports.gcs}", f"--temp-dir={self.run_dir / 'ray'}",
             f"--ray-client-server-port={self.ports.client}", f"--dashboard-agent-listen-port={self.ports.agent}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={self.ports.dashboard}",
-            f"--include-dashboard={'true' if self.dashboard else 'false'}",
+            f"--include-dashboard={'true' if self.dashboard else 'false'}", "--include-log-monitor=false",
             f"--object-store-memory={self.object_store_bytes}",
         ]  # fmt: skip
         return command if self.cpus is None else [*command, f"--num-cpus={self.cpus:g}"]

@@ -46,6 +46,7 @@ class CorralEngine(VLLMEngine):  # type: ignore[misc]
         parallel = config.parallel_config
         if config.device_config.device_type == "cpu" and parallel.world_size == 1:
             parallel.distributed_executor_backend = "uni"
+            parallel.worker_cls = "deployments.lone_worker.LoneWorker"
         frontend.lora_modules = _adapters(frontend.lora_modules)
         return arguments, frontend, config
 
