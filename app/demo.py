@@ -19,11 +19,11 @@ from app.talk import Talk
 NAME = "demo"
 TIMEOUT_S = 600
 PASSAGE = (
-    "Passage: The cedar partition has a time limit of 48 hours. "
-    "The willow file system has Nora Field as its contact. Do not run jobs on the login node."
+    "Passage: The cedar partition has a time limit of 48 hours. The birch partition has a time limit of 6 hours. "
+    "The willow file system has Nora Hill as its contact. Do not run jobs on the login node."
 )
 QUESTIONS = (
-    "Question: How long may a job run on cedar?",
+    "Question: How long may a job run on birch?",
     "Question: Who owns cedar?",
     "Draft: The time limit of cedar is 12 hours.",
 )
