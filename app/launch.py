@@ -172,11 +172,15 @@ def _end_orphans(run_dir: str, grace_s: float = 8) -> None:
 
 
 def _processes_of(run_dir: str) -> list[psutil.Process]:
-    """Processes that were given this run folder in their environment, as every process of a service is."""
+    """Processes that were given this run folder in their environment, or work in it.
+
+    Ray's agents write their titles over their environment. Who stands in the folder at a terminal is a person.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            place = process.environ().get(DIRECTORY_VARIABLE, "")
-            if place and Path(place).is_relative_to(run_dir):
+            places = [process.environ().get(DIRECTORY_VARIABLE, "")]
+            places += [process.cwd()] if process.terminal() is None else []
+            if any(Path(place).is_relative_to(run_dir) for place in places if place):
                 found.append(process)
     return found

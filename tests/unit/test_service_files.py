@@ -56,23 +56,30 @@ def test_a_broken_or_missing_file_is_no_service(state_folder: Path) -> None:
 
 
 def test_what_a_killed_service_left_is_ended_and_nothing_else(tmp_path: Path) -> None:
-    """Its own know it by their environment; a shell that merely stands in its folder is someone else's."""
+    """Its own have it in their environment or work in it; a person's shell only stands there."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     mine = subprocess.Popen(sleep, env={**os.environ, "CORRAL_PROGRESS_DIR": str(run_dir / "progress")})
     neighbours = subprocess.Popen(sleep, env={**os.environ, "CORRAL_PROGRESS_DIR": f"{run_dir}-2/progress"})
-    shell = subprocess.Popen(sleep, cwd=run_dir)
+    agent = subprocess.Popen(sleep, cwd=run_dir)
+    shell = subprocess.Popen(
+        [sys.executable, "-c", f"import pty; pty.spawn(['sh', '-c', 'cd {run_dir} && echo there && exec sleep 60'])"],
+        stdout=subprocess.PIPE,
+    )
     try:
+        assert shell.stdout
+        assert shell.stdout.readline().strip() == b"there"
         write_state(service(tmp_path, run_dir=str(run_dir), created=1.0))
         stop("s")
         assert not psutil.pid_exists(mine.pid)
+        assert not psutil.pid_exists(agent.pid)
         assert (neighbours.poll(), shell.poll()) == (None, None)
         assert not run_dir.exists()
     finally:
-        for process in (mine, neighbours, shell):
+        for process in (mine, agent, neighbours, shell):
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_a_dead_service_is_told_with_its_last_word(tmp_path: Path) -> None:
