@@ -1,0 +1,162 @@
+#!/bin/bash
+#
+# corral-pocket: Ray and the herd in one allocation. Corral wrote this from the profile.
+# There are no secrets in it: those are files of mode 0600 in the job folder, named by path.
+#
+# Group main
+#SBATCH --job-name=corral-pocket
+#SBATCH --comment=corral
+#SBATCH --output="/shared/me/jobs/my job/logs/job.log"
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --time=0-04:00:00
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --no-kill
+#SBATCH --requeue
+
+set -u
+folder='/shared/me/jobs/my job'
+
+if ! { cd "$folder" && mkdir -p logs; }; then
+  echo "corral: $(hostname) cannot use the job folder $folder; 'shared' must be a folder that all nodes see" >&2
+  exit 1
+fi
+rm -f drain stop  # a job that was requeued starts afresh
+
+# One line of the timeline: unix seconds, what happened, on which node.
+event() {
+  printf '%s %s %s\n' "$(date +%s.%3N)" "$1" "$2" >>"$folder/timeline"
+}
+
+event 'job started' "${SLURMD_NODENAME:-$(hostname)}"
+
+# SLURM sends USR1 when the walltime is near. TERM comes from `scancel --batch --signal=TERM`, or with the end.
+interrupted=''
+trap 'interrupted=1; touch "$folder/drain"' USR1
+trap 'interrupted=1; touch "$folder/stop"' TERM
+
+# The environment of every node.
+export USER="${USER:-$(id -un)}"
+export SLURM_EXPORT_ENV=ALL
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then  # SLURM tells it itself since 23.02
+  SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e | sort | head -n 1)
+  export SLURM_JOB_END_TIME
+fi
+unset PYTHONHOME PYTHONPATH
+export HF_HUB_OFFLINE=1
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH='/shared/me/jobs/my job/token'
+export TMPDIR=/scratch
+
+# What each node runs, before node, role and group. The shell in front is for the lines of `setup`.
+IFS= read -r -d '' on_node <<'END_OF_SETUP' || :
+set -e
+cd "$1" || { echo "corral: $(hostname) does not see $1; 'shared' must be a folder that all nodes see" >&2; exit 1; }
+shift
+exec "$@"
+END_OF_SETUP
+command=(
+  bash -c "$on_node" on-node "$folder"
+  ch-run
+  '--cd=/shared/me/jobs/my job'
+  --unset-env=LD_LIBRARY_PATH
+  --unset-env=PYTHONHOME
+  --unset-env=PYTHONPATH
+  --bind=/shared/me:/shared/me
+  --bind=/scratch:/scratch
+  --bind=/scratch/cache:/scratch/cache
+  /images/corral
+  --
+  /opt/corral/bin/python
+  -P
+  -m
+  slurm.node
+  '/shared/me/jobs/my job'
+)
+
+# step ROLE GROUP NODE [SRUN OPTION]: starts one node's step; its srun is then $srun.
+step() {
+  local role=$1 group=$2 node=$3
+  shift 3
+  event 'step started' "$node"
+  srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" "$@" --mem=0 --cpu-bind=none --mpi=none \
+    --kill-on-bad-exit=0 --input=none --job-name="$role-$node" \
+    "${command[@]}" "$node" "$role" "$group" >>"logs/node-$node.log" 2>&1 &
+  srun=$!
+}
+
+# until_end PID: waits for a child of this shell through all signals; returns its status.
+until_end() {
+  local status=127 seen
+  while :; do
+    interrupted=''
+    wait "$1"
+    seen=$?
+    [ "$seen" = 127 ] || status=$seen  # 127 when it was already told
+    [ -n "$interrupted" ] || return "$status"
+  done
+}
+
+# worker GROUP NODE [SRUN OPTION]: a step and the one who watches it; the job goes on without it.
+worker() {
+  local srun='' status
+  trap 'interrupted=1; [ -z "$srun" ] || kill -TERM "$srun"' TERM
+  trap '' USR1
+  step worker "$@"
+  until_end "$srun"
+  status=$?
+  event 'step ended' "$2"
+  echo "corral: the step of worker $2 (group $1) ended with status $status; see logs/node-$2.log" >&2
+}
+
+workers=''
+# group NAME NODELIST [SRUN OPTION]: a worker on every node but the head.
+group() {
+  local name=$1 node
+  for node in $(scontrol show hostnames "$2"); do
+    [ "$node $name" = "$head $head_group" ] && continue
+    worker "$name" "$node" "${@:3}" &
+    workers="$workers $!"
+  done
+}
+
+working() {
+  local pid
+  for pid in $workers; do
+    kill -0 "$pid" 2>/dev/null && return 0
+  done
+  return 1
+}
+
+# end_within SECONDS: true once no worker is left.
+end_within() {
+  local round
+  for ((round = 0; round < $1 * 5; round++)); do
+    working || return 0
+    sleep 0.2
+  done
+  ! working
+}
+
+head_group=main
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+: "${head:?corral: SLURM does not say which nodes this job has}"
+step head "$head_group" "$head"
+head_srun=$srun
+group main "$SLURM_JOB_NODELIST"
+
+until_end "$head_srun"
+status=$?
+event 'step ended' "$head"
+echo "corral: the head's step ended with status $status; see logs/node-$head.log" >&2
+
+# The workers see the file and end by themselves; whoever does not is ended by its own srun.
+touch stop
+end_within 15 || {
+  for pid in $workers; do
+    kill -TERM "$pid" 2>/dev/null
+  done
+  end_within 10
+}
+exit "$status"
