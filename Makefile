@@ -20,7 +20,7 @@ UV := $(BIN)/uv
 
 .PHONY: help
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(BIN)/uv:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] in ((3, 11), (3, 12)) else
@@ -68,6 +68,10 @@ test: $(VENV)/.dev ## unit tests in seconds, then the real thing on one Ray
 .PHONY: bench
 bench: $(VENV)/.dev ## Corral's one address against vLLM's own server, on the same engine arguments
 	$(BIN)/python -m loadtests.against_vllm
+
+.PHONY: slurm-cluster
+slurm-cluster: $(VENV)/.dev ## keep a real SLURM of three nodes up to play with, until Ctrl-C (root on Debian)
+	@$(BIN)/python -m tests.slurm.cluster
 
 .PHONY: lock
 lock: $(BIN)/uv ## resolve pyproject.toml anew into cpu.lock and dev.lock

@@ -99,6 +99,8 @@ class Cluster:
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            # Ray 2.58 takes 20,000, and HAProxy then wants 50,027 open files.
+            "RAY_SERVE_HAPROXY_MAXCONN": "4096",
             # What Serve does beside the tokens: loop and metrics ten times a second, log lines twice, the collector.
             "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
             "RAY_SERVE_LOG_TO_STDERR": "0",
