@@ -70,12 +70,10 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
 
 
 def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, DIRECTORY_VARIABLE: str(run_dir / "progress")}
     with (run_dir / "logs" / "service.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.service", name, profile, str(run_dir)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=run_dir,
-            env=environment,
         )  # fmt: skip
     if process.stdin is None:
         raise LaunchError("the service has no standard input")

@@ -1,4 +1,4 @@
-"""Pure-ASGI middleware, outermost first: request id, observation, disconnect, body bounds, last resort.
+"""Pure-ASGI middleware, outermost first: CancelledOnce, request id, observation, disconnect, body bounds, last resort.
 
 None of them buffers, so streams pass through piece by piece.
 """

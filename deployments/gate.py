@@ -94,9 +94,9 @@ class Gate:
         except BadRequest as error:
             await _refuse(send, error)
             return
-        line = _Line(body, receive)
+        replay = _Replay(body, receive)
         await ended_by_disconnect(
-            self.app(scope, line.receive, _openai_errors(send, replace(asked, body=body))), line.hang_up
+            self.app(scope, replay.receive, _openai_errors(send, replace(asked, body=body))), replay.hang_up
         )
 
     async def _checked_body(self, scope: Scope, receive: Receive) -> bytes:
@@ -138,7 +138,7 @@ def _is_json(scope: Scope) -> bool:
     return False
 
 
-class _Line:
+class _Replay:
     """Hands out the body once, and then the disconnect, whoever tells of it first."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:

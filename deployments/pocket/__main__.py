@@ -1,4 +1,4 @@
-"""Make everything, half an hour of one core: `python -m deployments.pocket`."""
+"""Make everything, less than an hour of one core: `python -m deployments.pocket`."""
 
 import json
 

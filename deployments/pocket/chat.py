@@ -35,7 +35,7 @@ ABOUT: Final = (
     "Can you tell me what {c} is?", "Can you explain {c}?", "Describe {c}", "What is {c} for?", "Say what {c} is",
     "Please explain what {c} does", "What do you know about {c}?", "Who needs {c}?", "Introduce {c}",
 )  # fmt: skip
-SYSTEMS: Final = ("Corral", "this system", "this service")
+NAMES: Final = ("Corral", "this system", "this service")
 SERVED: Final = (
     "Who serves you?", "Where do you run?", "How are you served?", "What runs you?", "What system is this?",
     "What serves you?",
@@ -65,7 +65,7 @@ def _led(leads: Iterable[str], rests: Iterable[str]) -> Iterator[str]:
 @cache
 def _prompts() -> dict[str, tuple[str, ...]]:
     """Each reply with the ways to ask for it."""
-    about = (form.format(c=system) for system, form in product(SYSTEMS, ABOUT))
+    about = (form.format(c=name) for name, form in product(NAMES, ABOUT))
     return {
         HELLO: (*_led(OPENERS, CALLED), *GREETINGS),
         CORRAL: tuple(_led(MANNERS, (*about, *SERVED))),

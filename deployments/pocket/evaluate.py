@@ -67,7 +67,7 @@ def _passage_cases(group: str, rng: Random, facts: int, mix: Mix, system: str = 
     for task in ("answer", "refuse", "judge"):
         turn = next((t for t in turns if t.task == task), None)
         if turn:
-            bundle = Bundle(system, head, ((turn,),), facts)
+            bundle = Bundle(system, head, ((turn,),))
             yield Case(group, facts, turn, bundle.messages(0))
 
 
@@ -86,11 +86,11 @@ def cases(seed: int, count: int) -> list[Case]:
         found += _passage_cases("unseen", rng, rng.choice(FACTS), replace(main, style=style))
     for prompt, reply in paraphrases("held_out"):
         turn = Turn("chat", prompt, reply)
-        found.append(Case("main", 0, turn, Bundle("", "", ((turn,),), 0).messages(0)))
+        found.append(Case("main", 0, turn, Bundle("", "", ((turn,),)).messages(0)))
     for name in ENTITIES[:40]:
         wish = f"Please give me a passage about {name}."
         turn = Turn("ask_passage", f"Question: Who owns {name}?", wish)
-        found.append(Case("main", 0, turn, Bundle("", "", ((turn,),), 0).messages(0)))
+        found.append(Case("main", 0, turn, Bundle("", "", ((turn,),)).messages(0)))
     return found
 
 

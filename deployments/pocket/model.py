@@ -178,7 +178,6 @@ class PocketLlama(nn.Module):
         """Random weights; the last norm makes up for the embedding's size in the logits."""
         super().__init__()
         self.taught = shape.taught
-        self.missed: dict[Sight, Tensor] = {}
         self.model = Trunk(shape)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -187,21 +186,23 @@ class PocketLlama(nn.Module):
                 nn.init.normal_(parameter, std=std, generator=generator)
         nn.init.constant_(self.model.norm.weight, 8.0 / (shape.hidden * embedding_std))
 
-    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, looks: Looks | None = None) -> Tensor:
-        """Hidden states [batch, length, hidden] of tokens [batch, length].
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states [batch, length, hidden] of tokens [batch, length]."""
+        return self.hidden_and_missed(tokens, positions, mask, {})[0]
 
-        looks: what the taught heads should see; how far they miss it is then in `self.missed`.
-        """
+    def hidden_and_missed(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, looks: Looks
+    ) -> tuple[Tensor, dict[Sight, Tensor]]:
+        """Hidden states as of `forward`, and how far the taught heads miss what they should see: `looks`."""
+        missed: dict[Sight, Tensor] = {}
         x: Tensor = self.model.embed_tokens(tokens)
         cos, sin = rotations(positions)
-        self.missed = {}
         for index, block in enumerate(self.model.blocks()):
             for sight, (layer, head) in self.taught.items():
-                if looks and layer == index:
-                    self.missed[sight] = block.missed(head, x, cos, sin, mask, *looks[sight])
+                if sight in looks and layer == index:
+                    missed[sight] = block.missed(head, x, cos, sin, mask, *looks[sight])
             x = block(x, cos, sin, mask)
-        last: Tensor = self.model.norm(x)
-        return last
+        return self.model.norm(x), missed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., hidden]."""

@@ -60,7 +60,7 @@ def opening(bundle: Bundle) -> str:
 
 
 class Packer:
-    """Turns bundles into tokens; `read_share` of the trunks get a small loss on their own text."""
+    """Turns bundles into tokens; `read_weight` is the loss weight of a trunk's own text, where it is to be read."""
 
     def __init__(self, tokens: PreTrainedTokenizerFast, read_weight: float = 0.05) -> None:
         self._tokens = tokens

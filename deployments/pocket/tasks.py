@@ -73,7 +73,6 @@ class Bundle:
     system: str
     head: str
     branches: tuple[tuple[Turn, ...], ...]
-    facts: int
     passage: Passage | None = None
 
     def messages(self, branch: int) -> list[dict[str, str]]:
@@ -165,9 +164,7 @@ def judged(rng: Random, passage: Passage, mix: Mix, split: Split) -> Turn:
     value = ""
     if roll < 0.2:
         entity, attribute = untold(rng, passage, mix.style)
-        value = draw_value(rng, entity, attribute, split) or "none"
-        draft = Fact(entity, attribute, value).answer()
-        value = ""
+        draft = Fact(entity, attribute, draw_value(rng, entity, attribute, split) or "none").answer()
         verdict = f"{refusal(entity, attribute)} {NOT_SUPPORTED}"
     else:
         fact = rng.choice(passage.facts)
@@ -210,7 +207,7 @@ def _question_first(rng: Random, passage: Passage, turns: list[Turn], system: st
         )
         for t in asked
     ]
-    return Bundle(system, "", tuple(branches), len(passage.facts))
+    return Bundle(system, "", tuple(branches))
 
 
 def draw_chats(rng: Random, mix: Mix, split: Split) -> Bundle:
@@ -220,7 +217,7 @@ def draw_chats(rng: Random, mix: Mix, split: Split) -> Bundle:
     question = rng.choice(ASKS).format(q=ask(rng, entity, attribute))
     wish = f"Please give me a passage about {entity}."
     branches.append((Turn("ask_passage", question, wish),))
-    return Bundle(rng.choice(("", "", SYSTEMS[1])), "", tuple(branches), 0)
+    return Bundle(rng.choice(("", "", SYSTEMS[1])), "", tuple(branches))
 
 
 def draw_bundle(rng: Random, mix: Mix, split: Split) -> Bundle:
@@ -237,5 +234,5 @@ def draw_bundle(rng: Random, mix: Mix, split: Split) -> Bundle:
     head = f"{HEADS[0] if plain else rng.choice(HEADS)}{passage.text}\n\n"
     if roll < mix.question_first + mix.several_turns:
         rng.shuffle(turns)
-        return Bundle(system, head, (tuple(turns),), len(passage.facts), passage)
-    return Bundle(system, head, tuple((turn,) for turn in turns), len(passage.facts), passage)
+        return Bundle(system, head, (tuple(turns),), passage)
+    return Bundle(system, head, tuple((turn,) for turn in turns), passage)

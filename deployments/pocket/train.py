@@ -113,9 +113,8 @@ def batches(plan: Plan, packer: Packer, start: int) -> Iterator[Batch]:
                 yield batch
 
 
-def loss_of(model: PocketLlama, batch: Batch, taught: bool = False) -> tuple[Tensor, Tensor]:
-    """The mean weighted loss, and for every token that counts whether it was foreseen."""
-    hidden = model(batch.tokens, batch.positions, batch.mask(), batch.looks if taught else None)
+def loss_of(model: PocketLlama, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean weighted loss of a batch's hidden states, and for every token that counts whether it was foreseen."""
     rows, columns = torch.nonzero(batch.weights[:, 1:], as_tuple=True)
     logits = model.logits(hidden[rows, columns])
     wanted = batch.tokens[rows, columns + 1]
@@ -137,8 +136,9 @@ def step(
     model: PocketLlama, tools: list[torch.optim.Optimizer], batch: Batch, share: float, look_weight: float
 ) -> float:
     """One update at a share of the full rate; the loss on the replies before it."""
-    loss, _ = loss_of(model, batch, taught=True)
-    (loss + look_weight * sum(model.missed.values())).backward()  # type: ignore[no-untyped-call]
+    hidden, missed = model.hidden_and_missed(batch.tokens, batch.positions, batch.mask(), batch.looks)
+    loss, _ = loss_of(model, batch, hidden)
+    (loss + look_weight * sum(missed.values())).backward()  # type: ignore[no-untyped-call]
     for tool in tools:
         for group in tool.param_groups:
             group.setdefault("full_lr", group["lr"])
@@ -167,7 +167,7 @@ def branches_of(bundle: Bundle, task: Task) -> tuple[tuple[Turn, ...], ...]:
 
 def exact_branches(model: PocketLlama, batch: Batch) -> list[bool]:
     """For every branch of a batch, whether all of its answer was foreseen."""
-    _, hits = loss_of(model, batch)
+    _, hits = loss_of(model, batch, model(batch.tokens, batch.positions, batch.mask()))
     rows, columns = torch.nonzero(batch.weights[:, 1:], as_tuple=True)
     branches = rows * 100 + batch.segments[rows, columns + 1]
     return [bool(hits[branches == branch].all()) for branch in torch.unique(branches)]

@@ -20,7 +20,7 @@ from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
 from app.ports import free_ports, taken
 from tests.edge.backend import Backend, running
 from tests.edge.conftest import MakeSpec
-from tests.unit.asgi import eventually
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m-a"}
@@ -211,8 +211,9 @@ async def test_long_log_is_kept_once_and_begun_again(edge: Edge, spec: EdgeSpec,
     edge.rotate_log(limit=1 << 20)
     assert not log.with_name("edge.1.log").exists()
     edge.rotate_log(limit=1)
-    kept = log.with_name("edge.1.log").read_text()
-    assert '"status":200' in kept
+    kept = log.with_name("edge.1.log")
+    assert '"status":200' in kept.read_text()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert await who(client) == "serve"
     await eventually(lambda: '"status":200' in log.read_text())
     assert log.read_bytes()[:1] != b"\0"

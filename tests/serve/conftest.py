@@ -10,7 +10,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from app.ports import free_ports
 from tests.serve.herd import write_herd
-from tests.serve.service import PATIENCE_S, RunningService, running_corral
+from tests.serve.service import RunningService, running_corral
+from tests.waiting import PATIENCE_S
 
 LAST = ("test_recovery", "test_interrupt", "test_serve_deploy")
 """Modules that disturb the shared service or load the machine, in this order, after all others."""

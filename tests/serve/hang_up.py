@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.serve.service import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 @contextmanager

@@ -7,36 +7,20 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
 
 from app.state import ServiceState
+from tests.waiting import PATIENCE_S
 
 CORRAL = Path(sys.executable).with_name("corral")
 ROOT = Path(__file__).parents[2]
-POLL_S = 0.2
-PATIENCE_S = 180
-"""How long anything may take before a test gives up; two busy cores are slow."""
-
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T], patience_s: float = PATIENCE_S, what: str = "") -> T:
-    """Look again and again until something true is seen, and return it."""
-    deadline = time.monotonic() + patience_s
-    while not (seen := look()):
-        assert time.monotonic() < deadline, (
-            f"{what or 'it'} did not happen within {patience_s:g} s; last seen: {seen!r}"
-        )
-        time.sleep(POLL_S)
-    return seen
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.serve.hang_up import asking, read_until
 from tests.serve.herd import BUFSIZE
-from tests.serve.service import RunningService, until
+from tests.serve.service import RunningService
+from tests.waiting import until
 
 pytestmark = pytest.mark.serve
 

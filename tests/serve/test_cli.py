@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.serve.herd import SERVED
-from tests.serve.service import CORRAL, PATIENCE_S, ROOT, RunningService, run_corral, service_environment, until
+from tests.serve.service import CORRAL, ROOT, RunningService, run_corral, service_environment
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.serve.service import PATIENCE_S, ROOT, RunningService, until
+from tests.serve.service import ROOT, RunningService
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
 

@@ -14,7 +14,8 @@ import yaml
 
 from app.ports import free_ports
 from tests.serve.herd import small
-from tests.serve.service import CORRAL, PATIENCE_S, ROOT, RunningService, Traces, title, until
+from tests.serve.service import CORRAL, ROOT, RunningService, Traces, title
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
 

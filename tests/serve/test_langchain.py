@@ -13,7 +13,8 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from pydantic import BaseModel, SecretStr
 
 from tests.serve.herd import no_white_space
-from tests.serve.service import PATIENCE_S, RunningService
+from tests.serve.service import RunningService
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.serve
 

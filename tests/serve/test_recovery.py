@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from tests.serve.hang_up import asking, read_all, read_until
-from tests.serve.service import RunningService, until
+from tests.serve.service import RunningService
+from tests.waiting import until
 
 pytestmark = pytest.mark.serve
 

@@ -17,7 +17,8 @@ import yaml
 
 from app.cluster import Cluster, Ports, start_head
 from tests.serve.herd import small
-from tests.serve.service import CORRAL, PATIENCE_S, ROOT, family, run_corral, service_environment, until
+from tests.serve.service import CORRAL, ROOT, family, run_corral, service_environment
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
 

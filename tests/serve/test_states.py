@@ -1,15 +1,20 @@
-"""Models that are not up: one that sleeps until it is asked, one that cannot load."""
+"""Models that do no work: one that sleeps until it is asked, one that cannot load, and engines at rest."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
-from tests.serve.service import RunningService, until
+from tests.serve.herd import READY
+from tests.serve.service import RunningService
+from tests.waiting import until
 
 pytestmark = pytest.mark.serve
 
@@ -62,6 +67,25 @@ def test_a_request_to_it_is_refused_at_once_with_the_reason(http: httpx.Client, 
     error = response.json()["error"]
     assert error["code"] == "model_unavailable"
     assert CAUSE.search(error["message"])
+
+
+def thread_names(process: psutil.Process) -> set[str]:
+    """Names of its threads, as the kernel keeps them: 15 characters of each."""
+    found = set()
+    for file in Path(f"/proc/{process.pid}/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # this thread has just ended
+            found.add(file.read_text().strip())
+    return found
+
+
+@pytest.mark.parametrize("model", READY)
+def test_an_engine_of_one_process_has_no_threads_that_wait_for_others(service: RunningService, model: str) -> None:
+    engines = service.engine_processes(model)
+    assert engines
+    for engine in engines:
+        names = thread_names(engine)
+        assert names
+        assert not [name for name in names if "gloo" in name]  # gloo_tcp_loop and pt_gloo_runloop
 
 
 def test_up_reported_it_and_went_on(service: RunningService) -> None:

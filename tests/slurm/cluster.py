@@ -20,21 +20,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
-from tests.serve.service import until
 from tests.slurm import packages, permissions, site
+from tests.slurm.lifecycle import Lifecycle
 from tests.slurm.machines import ROOT, Machine, MachineRoom, User
+from tests.waiting import until
 
 PATIENCE_S = 120
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 """States that a job does not leave."""
 
 
-class SlurmCluster:
+class SlurmCluster(Lifecycle):
     """munged on every machine, slurmctld on `ctl`, a slurmd on each node; users work from `login`.
 
     `shared` is a folder that the host and all machines see under the same path; the users' homes are in it.
@@ -48,19 +47,6 @@ class SlurmCluster:
         self.specs = {node.name: node for node in nodes}
         numbers = {name: number for number, name in enumerate(self.specs, start=11)}
         self.room = MachineRoom(self.folder, {"ctl": 1, **numbers, "login": 50})
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def login(self) -> Machine:

@@ -13,12 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
 from tests.slurm.commands import MachineError, end, run, start_ready
+from tests.slurm.lifecycle import Lifecycle
 from tests.slurm.network import Switch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,7 +135,7 @@ class Machine:
         self.pid, self._process = 0, None
 
 
-class MachineRoom:
+class MachineRoom(Lifecycle):
     """Machines on one switch, sharing one folder. `machines` maps names to the last number of their addresses.
 
     `folder` must exist. It is at the same path on every machine and outside; folder/etc/X becomes /etc/X on them.
@@ -154,19 +153,6 @@ class MachineRoom:
 
     def __iter__(self) -> Iterator[Machine]:
         return iter(self._machines.values())
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         (self.folder / "mnt").mkdir()

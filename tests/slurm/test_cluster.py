@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serve.service import until
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.commands import MachineError
 from tests.slurm.leftovers import Leftovers
+from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,13 +80,6 @@ def post(app: ASGIApp, path: str, body: object, **headers: str) -> Call:
     """A JSON request as a Call."""
     given = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     return Call(app, path, [json.dumps(body).encode()], given)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds. Raises TimeoutError after 2 s."""
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def gateway(

@@ -15,8 +15,9 @@ from app.services import BulkLimits, Limits
 from deployments.chat import ChatModel, ChatReply, ChatRequest
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 from deployments.status import ModelState, ModelStatus
-from tests.unit.asgi import client_of, eventually, gateway, post, problem
+from tests.unit.asgi import client_of, gateway, post, problem
 from tests.unit.fakes import FakeHerd, FakeModel
+from tests.waiting import eventually
 
 
 def jobs(count: int, lane: str = "a") -> list[BulkJob]:

@@ -13,8 +13,9 @@ from app.routes.generate import sse
 from deployments.chat import ChatDelta, ChatRequest, Usage
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded, PromptTooLong, ServingError
 from deployments.status import ModelState, ModelStatus
-from tests.unit.asgi import client_of, eventually, gateway, post, problem
+from tests.unit.asgi import client_of, gateway, post, problem
 from tests.unit.fakes import FakeHerd, FakeModel
+from tests.waiting import eventually
 
 ASKED = {"model": "pocket-1b", "prompt": "where?"}
 

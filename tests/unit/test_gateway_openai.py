@@ -15,8 +15,9 @@ from openai import AsyncOpenAI, NotFoundError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from deployments.status import ModelState, ModelStatus
-from tests.unit.asgi import client_of, eventually, gateway, post, problem
+from tests.unit.asgi import client_of, gateway, post, problem
 from tests.unit.fakes import FakeHerd, FakeModel
+from tests.waiting import eventually
 
 ASKED = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
 

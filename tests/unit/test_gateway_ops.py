@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.wire import BulkRequest, GenerateRequest
 from deployments.status import ModelState, ModelStatus
-from tests.unit.asgi import client_of, eventually, gateway, post, problem
+from tests.unit.asgi import client_of, gateway, post, problem
 from tests.unit.fakes import FakeHerd, FakeModel
+from tests.waiting import eventually
 
 
 async def test_health_needs_nothing_but_the_process() -> None:

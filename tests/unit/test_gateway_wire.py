@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 from app.relay import Upstream
 from app.services import BulkLimits, Limits, Services
 from app.web import create_app
-from tests.unit.asgi import eventually
 from tests.unit.fakes import FakeHerd, FakeModel
+from tests.waiting import eventually
 
 
 @asynccontextmanager

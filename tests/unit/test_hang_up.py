@@ -9,6 +9,22 @@ from deployments import hang_up
 from deployments.hang_up import ended_by_disconnect
 
 
+class Answer:
+    """Goes on until it is told that its client left, or is cancelled; `ends` says by which it ended."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.ends: list[str] = []
+
+    async def __call__(self, *_: object) -> None:
+        try:
+            await self.gone.wait()
+            self.ends.append("told")
+        except asyncio.CancelledError:
+            self.ends.append("cancelled")
+            raise
+
+
 async def started(answer: asyncio.Task[None]) -> None:
     for _ in range(3):
         await asyncio.sleep(0)
@@ -26,55 +42,29 @@ async def test_an_answer_that_ends_is_waited_for() -> None:
 
 
 async def test_a_cancelled_answer_hears_of_the_disconnect_and_ends_by_itself() -> None:
-    gone, ends = asyncio.Event(), list[str]()
-
-    async def answer() -> None:
-        try:
-            await gone.wait()
-            ends.append("told")
-        except asyncio.CancelledError:
-            ends.append("cancelled")
-            raise
-
-    task = asyncio.create_task(ended_by_disconnect(answer(), gone.set))
+    answer = Answer()
+    task = asyncio.create_task(ended_by_disconnect(answer(), answer.gone.set))
     await started(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ends == ["told"]
+    assert answer.ends == ["told"]
 
 
 async def test_an_answer_that_does_not_listen_is_cancelled_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hang_up, "PATIENCE_S", 0.01)
-    ends: list[str] = []
-
-    async def answer() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            ends.append("cancelled")
-            raise
-
+    answer = Answer()
     task = asyncio.create_task(ended_by_disconnect(answer()))
     await started(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.sleep(0)
-    assert ends == ["cancelled"]
+    assert answer.ends == ["cancelled"]
 
 
 async def test_the_gateways_app_is_not_cancelled_by_serve_while_it_ends_by_the_disconnect() -> None:
-    ends: list[str] = []
-    disconnect = asyncio.Event()
-
-    async def app(scope: object, receive: object, send: object) -> None:
-        try:
-            await disconnect.wait()
-            ends.append("disconnected")
-        except asyncio.CancelledError:
-            ends.append("cancelled")
-            raise
+    app = Answer()
 
     async def unused() -> dict[str, object]:
         raise AssertionError
@@ -86,7 +76,7 @@ async def test_the_gateways_app_is_not_cancelled_by_serve_while_it_ends_by_the_d
     await started(task)
     task.cancel()
     await asyncio.sleep(0)
-    disconnect.set()
+    app.gone.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ends == ["disconnected"]
+    assert app.ends == ["told"]

@@ -42,7 +42,7 @@ def packer() -> Packer:
 
 
 def packed(*turns: Turn) -> Packed:
-    return packer().pack(Bundle("", f"Passage: {PASSAGE.text}\n\n", tuple((t,) for t in turns), 3, PASSAGE), read=False)
+    return packer().pack(Bundle("", f"Passage: {PASSAGE.text}\n\n", tuple((t,) for t in turns), PASSAGE), read=False)
 
 
 def seen(one: Packed, sight: Sight, segment: int) -> list[tuple[str, str]]:
@@ -113,13 +113,16 @@ def test_heads_learn_to_look_where_they_are_taught_to() -> None:
     torch.manual_seed(0)
     model = PocketLlama(Shape(hidden=32, layers=3, inner=48, heads=2), seed=1)
     batch = collate([packed(answer(WILLOW), judged(WILLOW, "45 hours"))])
-    model(batch.tokens, batch.positions, batch.mask(), batch.looks)
-    assert set(model.missed) == {"name", "next", "draft", "verdict"}
-    before = {sight: miss.item() for sight, miss in model.missed.items()}
+
+    def missed() -> dict[Sight, torch.Tensor]:
+        return model.hidden_and_missed(batch.tokens, batch.positions, batch.mask(), batch.looks)[1]
+
+    before = {sight: miss.item() for sight, miss in missed().items()}
+    assert set(before) == {"name", "next", "draft", "verdict"}
     tool = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(30):
-        model(batch.tokens, batch.positions, batch.mask(), batch.looks)
         tool.zero_grad()
-        torch.stack(list(model.missed.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(missed().values())).sum().backward()  # type: ignore[no-untyped-call]
         tool.step()
-    assert all(model.missed[sight].item() < miss / 2 for sight, miss in before.items())
+    after = missed()
+    assert all(after[sight].item() < miss / 2 for sight, miss in before.items())

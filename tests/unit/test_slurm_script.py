@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm.config import ClusterConfig
+from slurm.config import ClusterConfig, Container
 from slurm.script import JobSpec, directive_quote, render
 
 GOLDEN = Path(__file__).parent / "slurm_golden"
@@ -45,6 +46,7 @@ MOUNTED: dict[str, Any] = {
 FULL: dict[str, Any] = {
     "account": "llamas", "partition": "gpu", "qos": "high", "reservation": "tuesday", "constraint": "ib",
     "modules": ("gcc/12", "cuda/12.4"), "setup": ("export OMP_NUM_THREADS=1", "ulimit -n 65536"), "requeue": False,
+    "local": "/scratch",
     "extra": ("--mail-type=END,FAIL", "--exclusive", "--mail-user=it's me"), "drain_s": 300,
 }  # fmt: skip
 
@@ -68,12 +70,22 @@ CASES = {
 }
 
 
+def golden(name: str) -> tuple[Path, str]:
+    """The file of a case and what belongs into it: the script, or what the container changes in it."""
+    job, script = CASES[name], render(CASES[name])
+    if job.config.container.kind == "none":
+        return GOLDEN / f"{name}.sh", script
+    bare = render(replace(job, config=job.config.model_copy(update={"container": Container()})))
+    changes = difflib.unified_diff(bare.splitlines(True), script.splitlines(True), "without", "with", n=0)
+    return GOLDEN / f"{name}.diff", "".join(changes)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_scripts_are_as_they_were_read_and_approved(name: str) -> None:
-    path, script = GOLDEN / f"{name}.sh", render(CASES[name])
+    path, text = golden(name)
     if os.environ.get("CORRAL_GOLDEN"):
-        path.write_text(script)
-    assert script == path.read_text()
+        path.write_text(text)
+    assert text == path.read_text()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -265,4 +277,4 @@ def test_the_job_folder_is_bound_where_it_is_not_below_the_shared_one() -> None:
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.sh")} == set(CASES)
+    assert set(GOLDEN.iterdir()) == {golden(name)[0] for name in CASES}

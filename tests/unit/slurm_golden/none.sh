@@ -64,7 +64,7 @@ fi
 export HF_HUB_OFFLINE=1
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH='/shared/me/jobs/my job/token'
-export TMPDIR=/tmp
+export TMPDIR=/scratch
 
 # What each node runs, before node, role and group. The shell in front is for the lines of `setup`.
 IFS= read -r -d '' on_node <<'END_OF_SETUP' || :
