@@ -23,7 +23,8 @@ def build_gateway(settings: Settings, host: str, port: int, failures: dict[str, 
         name=GATEWAY,
         num_replicas=settings.gateway.replicas,
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
-        ray_actor_options={"num_cpus": 0},
+        # Beside the edge and Serve's own proxy, which passes on what has no replica yet.
+        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
         health_check_period_s=5,
     )
     return deployment.bind(settings.model_dump_json(), host, port, failures)

@@ -1,7 +1,8 @@
 """The `corral` command: parse, call, print. What it does lies in launch.py, plan.py, talk.py and demo.py.
 
 Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 wrong profile, 4 no such service, 5 the service did not
-start, 6 the request was refused, 7 the service or the model does not answer, 130 interrupted.
+start, 6 the request was refused, 7 the service or the model does not answer, 8 SLURM refused, 9 SLURM is not there or
+does not answer, 10 weights could not be fetched, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from typing import Annotated, Any
 import typer
 
 from app.launch import LaunchError, NotRunningError
+from app.options import DEFAULT, Json, Name, Profile
 from app.plan import PlanError
 from app.settings import Settings, SettingsError, load_settings
 from app.show import print_error, print_json
+from app.submission.cli import slurm
 from app.talk import RefusedError, UnreachableError
+from slurm.errors import NoSuchJob, Refused, SlurmMissing, Unavailable, Unsure
+from slurm.staging import StagingError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(slurm, name="slurm")
 
-Profile = Annotated[str | None, typer.Option("--profile", "-p", help="A built-in name or a YAML file.")]
-Name = Annotated[str, typer.Option("--name", "-n", envvar="CORRAL_NAME", help="Which service of yours.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port of the address; overrides the profile.")]
 Url = Annotated[str | None, typer.Option("--url", help="Address of a service; the default is your own.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, max=2)]
-DEFAULT = "default"
 INTERRUPTED = 130
 
 
@@ -201,6 +203,28 @@ def demo(profile: Profile = None, as_json: Json = False) -> None:
     run_demo(_settings(profile), profile or "pocket", as_json=as_json)
 
 
+@app.command()
+def fetch(
+    models: Annotated[list[str] | None, typer.Argument(help="Models of the profile; all of them if unset.")] = None,
+    profile: Profile = None, as_json: Json = False,
+    to: Annotated[str | None, typer.Option("--to", help="Default: corral-USER in cluster.shared.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash what is there already, too.")] = False,
+) -> None:  # fmt: skip
+    """Fetch a profile's weights into a folder that the compute nodes see."""
+    from app.fetch import fetch as fetch_weights
+    from app.submission.weights import Bars, chosen, weights_folder
+
+    settings = load_settings(profile)
+    with Bars(quiet=as_json) as bars:
+        reports = fetch_weights(
+            chosen(settings, models), weights_folder(settings, to), verify=verify, on_progress=bars.update
+        )
+    if as_json:
+        print_json([report.as_dict() for report in reports])
+    else:
+        typer.echo("\n".join(report.line() for report in reports))
+
+
 def _service_json(progress: Any) -> dict[str, Any]:
     models = {model: status.to_json() for model, status in progress.models.items()}
     return {**progress.state.to_json(), "models": models}
@@ -210,6 +234,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     """Run a command; an error is one line on stderr with the next step, and an exit code of its own."""
     codes: dict[type[Exception], int] = {
         SettingsError: 3, PlanError: 3, NotRunningError: 4, LaunchError: 5, RefusedError: 6, UnreachableError: 7,
+        Refused: 8, NoSuchJob: 8, SlurmMissing: 9, Unavailable: 9, Unsure: 9, StagingError: 10,
     }  # fmt: skip
     try:
         code = command()
@@ -224,7 +249,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         return 2
     except tuple(codes) as error:
         print_error(str(error))
-        return codes[type(error)]
+        return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
     return code if isinstance(code, int) else 0
 
 

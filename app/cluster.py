@@ -1,19 +1,26 @@
-"""A Ray of the service's own: private folder, private token, its own ports, and nothing outside it touched."""
+"""A Ray of the service's own, on one host or on the nodes of a job: private folder, private token, its own ports."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.ports import free_ports, free_range
+from app.ports import NODE_BLOCKS, PortBlock, free_ports, free_range
 from deployments.progress import DIRECTORY_VARIABLE
 
+LOOPBACK = "127.0.0.1"
 REPLICA_PORTS = 400
+NAMED_PORTS = (
+    "gcs", "client", "agent", "dashboard", "serve", "fallback", "haproxy_stats", "haproxy_metrics",
+    "node_manager", "object_manager", "runtime_env_agent", "agent_grpc", "metrics_export", "edge",
+)  # fmt: skip
 START_TIMEOUT_S = 180
 
 
@@ -23,7 +30,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Ports:
-    """Every port that Ray and Serve would otherwise choose alike for all users of a node."""
+    """Every port that Ray and Serve would otherwise choose alike for all users of a node. 0: Ray finds one itself."""
 
     gcs: int
     client: int
@@ -34,12 +41,46 @@ class Ports:
     haproxy_stats: int
     haproxy_metrics: int
     replicas: int
+    node_manager: int = 0
+    object_manager: int = 0
+    runtime_env_agent: int = 0
+    agent_grpc: int = 0
+    metrics_export: int = 0
+    edge: int = 0
+    workers: range = range(0)
 
     @classmethod
     def choose(cls) -> Ports:
         gcs, client, agent, dashboard, serve, fallback, stats, metrics = free_ports(8)
         replicas = free_range(REPLICA_PORTS)
         return cls(gcs, client, agent, dashboard, serve, fallback, stats, metrics, replicas)
+
+    @classmethod
+    def of_block(cls, block: PortBlock, replicas: int) -> Ports:
+        """A node's ports, out of a block of its job's own."""
+        named = dict(zip(NAMED_PORTS, itertools.count(block.first), strict=False))
+        workers = range(block.first + len(NAMED_PORTS), block.first + NODE_BLOCKS.step)
+        return cls(**named, replicas=replicas, workers=workers)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node of the cluster is. Alone on a host: loopback, and all in the service's own folder.
+
+    address:    of this node, for Ray and for replicas.
+    serve_host: what Serve and the replicas listen on. Serve gives the same to replicas of all nodes.
+    gcs:        the head's GCS, on a worker.
+    token, progress: on the shared folder, where there are several nodes.
+    resources:  what this node offers beside CPUs, GPUs and memory.
+    """
+
+    address: str = LOOPBACK
+    serve_host: str = LOOPBACK
+    gcs: str | None = None
+    token: Path | None = None
+    progress: Path | None = None
+    gpus: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,28 +93,38 @@ class Cluster:
     object_store_bytes: int
     dashboard: bool
     extra: Mapping[str, str]
+    place: Place = Place()
 
     @property
     def ray_address(self) -> str:
-        return f"127.0.0.1:{self.ports.gcs}"
+        return self.place.gcs or f"{self.place.address}:{self.ports.gcs}"
 
     @property
     def serve_address(self) -> str:
-        return f"127.0.0.1:{self.ports.serve}"
+        """Where this host reaches Serve; listening everywhere, it does so on loopback too."""
+        return f"{LOOPBACK}:{self.ports.serve}"
 
-    def replica(self, port: int) -> tuple[str, int] | None:
-        """Where a replica listens, on loopback whatever address Serve tells; None for a proxy's port."""
+    @property
+    def token(self) -> Path:
+        return self.place.token or self.run_dir / "token"
+
+    @property
+    def progress(self) -> Path:
+        return self.place.progress or self.run_dir / "progress"
+
+    def replica(self, address: str, port: int) -> tuple[str, int] | None:
+        """Where a replica listens; None for a proxy's port. On a host alone it is loopback, whatever Serve tells."""
         if self.ports.replicas <= port < self.ports.replicas + REPLICA_PORTS:
-            return "127.0.0.1", port
+            return (LOOPBACK if self.place.address == LOOPBACK else address), port
         return None
 
     def prepare(self) -> None:
-        """Make the folders (0700) and the token (0600)."""
-        for name in ("ray", "logs", "serve", "progress", "edge"):
+        """Make the folders (0700) and, on the head, the token (0600)."""
+        for name in ("ray", "logs", "serve", "progress", "edge", "tmp"):
             (self.run_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        token = self.run_dir / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
+        if self.place.gcs is None:
+            self.token.touch(mode=0o600)
+            self.token.write_text(secrets.token_hex(32))
 
     def environment(self) -> dict[str, str]:
         """Environment of every process of this service."""
@@ -81,7 +132,7 @@ class Cluster:
         chosen = {
             "RAY_ADDRESS": self.ray_address,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.run_dir / "token"),
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray runs its workers at nice 15; an engine is no background work.
             "RAY_worker_niceness": "0",
@@ -111,45 +162,98 @@ class Cluster:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.fallback),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(self.ports.replicas),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(self.ports.replicas + REPLICA_PORTS - 1),
-            DIRECTORY_VARIABLE: str(self.run_dir / "progress"),
+            DIRECTORY_VARIABLE: str(self.progress),
+            **self._environment_among_nodes(),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.run_dir / "tmp"),
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         return {**os.environ, "PATH": path, **chosen, **self.extra}
 
+    def _environment_among_nodes(self) -> dict[str, str]:
+        if self.place.address == LOOPBACK:
+            return {}
+        return {
+            "VLLM_HOST_IP": self.place.address,
+            # A dead node is noticed in seconds; by Ray's defaults it takes half a minute.
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+
     def head_command(self) -> list[str]:
         """`ray start` for the head; --block keeps its processes in our tree."""
-        command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-            "--node-ip-address=127.0.0.1", f"--port={self.ports.gcs}", f"--temp-dir={self.run_dir / 'ray'}",
-            f"--ray-client-server-port={self.ports.client}", f"--dashboard-agent-listen-port={self.ports.agent}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.ports.dashboard}",
-            f"--include-dashboard={'true' if self.dashboard else 'false'}", "--include-log-monitor=false",
-            f"--object-store-memory={self.object_store_bytes}",
+        return [
+            *self._start, "--head", f"--port={self.ports.gcs}", f"--ray-client-server-port={self.ports.client}",
+            f"--dashboard-host={LOOPBACK}", f"--dashboard-port={self.ports.dashboard}",
+            f"--include-dashboard={'true' if self.dashboard else 'false'}",
+            *self._offer(),
         ]  # fmt: skip
-        return command if self.cpus is None else [*command, f"--num-cpus={self.cpus:g}"]
+
+    def worker_command(self) -> list[str]:
+        """`ray start` for a node that joins the head at `place.gcs`."""
+        return [*self._start, f"--address={self.place.gcs}", *self._offer()]
+
+    @property
+    def _start(self) -> list[str]:
+        return [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+            f"--node-ip-address={self.place.address}", f"--temp-dir={self.run_dir / 'ray'}",
+            f"--dashboard-agent-listen-port={self.ports.agent}", "--include-log-monitor=false",
+            f"--object-store-memory={self.object_store_bytes}", *self._node_ports(),
+        ]  # fmt: skip
+
+    def _node_ports(self) -> list[str]:
+        ports = self.ports
+        if not ports.workers:
+            return []
+        return [
+            f"--node-manager-port={ports.node_manager}", f"--object-manager-port={ports.object_manager}",
+            f"--runtime-env-agent-port={ports.runtime_env_agent}", f"--dashboard-agent-grpc-port={ports.agent_grpc}",
+            f"--metrics-export-port={ports.metrics_export}",
+            f"--min-worker-port={ports.workers[0]}", f"--max-worker-port={ports.workers[-1]}",
+        ]  # fmt: skip
+
+    def _offer(self) -> list[str]:
+        """What tasks and actors may take of this node."""
+        place = self.place
+        return [
+            *([] if self.cpus is None else [f"--num-cpus={self.cpus:g}"]),
+            *([] if place.gpus is None else [f"--num-gpus={place.gpus}"]),
+            *([f"--resources={json.dumps(dict(place.resources))}"] if place.resources else []),
+        ]
 
 
 async def start_head(cluster: Cluster) -> asyncio.subprocess.Process:
     """Start Ray's head and wait until its GCS answers. Raises ClusterError with the end of its log."""
+    return await _started(cluster, cluster.head_command(), "Ray's head")
+
+
+async def start_worker(cluster: Cluster) -> asyncio.subprocess.Process:
+    """Start Ray on a further node and wait until it has joined. Raises ClusterError with the end of its log."""
+    return await _started(cluster, cluster.worker_command(), "Ray on this node")
+
+
+async def _started(cluster: Cluster, command: list[str], what: str) -> asyncio.subprocess.Process:
     log = cluster.run_dir / "logs" / "ray.log"
     with log.open("ab") as output:
+        began = output.tell()
         process = await asyncio.create_subprocess_exec(
-            *cluster.head_command(), env=cluster.environment(), stdout=output, stderr=output,
-            stdin=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+            *command, env=cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL
+        )
     try:
-        await asyncio.wait_for(_until_started(process, log), START_TIMEOUT_S)
+        await asyncio.wait_for(_until_started(process, log, began, what), START_TIMEOUT_S)
     except TimeoutError:
-        raise ClusterError(f"Ray's head did not start within {START_TIMEOUT_S} s: {_tail(log)}") from None
+        raise ClusterError(f"{what} did not start within {START_TIMEOUT_S} s: {_tail(log)}") from None
     return process
 
 
-async def _until_started(process: asyncio.subprocess.Process, log: Path) -> None:
-    while b"Ray runtime started" not in log.read_bytes():
+async def _until_started(process: asyncio.subprocess.Process, log: Path, began: int, what: str) -> None:
+    while b"Ray runtime started" not in log.read_bytes()[began:]:
         if process.returncode is not None:
-            raise ClusterError(f"Ray's head ended with status {process.returncode}: {_tail(log)}")
+            raise ClusterError(f"{what} ended with status {process.returncode}: {_tail(log)}")
         await asyncio.sleep(0.1)
 
 

@@ -5,6 +5,7 @@ await edge.start()
 await edge.set_replicas("llama-3.1-8b", [("10.0.0.7", 40001)])   # straight to the replica, Serve as the backup
 await edge.set_model("llama-3.1-8b", False)                      # the gateway answers, and says why
 code = await edge.wait()                                         # it died: start() again brings back the same state
+await edge.set_mode(EdgeMode.MOVED, ("10.0.0.9", 8000))           # all that is new goes to the successor
 await edge.stop(drain_s=5)
 """
 
@@ -23,9 +24,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.edge_admin import AdminSocket, EdgeError
-from app.edge_config import REFUSE_LUA, Address, EdgeSpec, EdgeState, ModelLimits, literal, placed, render, render_map
+from app.edge_config import (
+    REFUSE_LUA,
+    Address,
+    EdgeMode,
+    EdgeSpec,
+    EdgeState,
+    ModelLimits,
+    literal,
+    placed,
+    render,
+    render_flags,
+    render_map,
+)
 
-__all__ = ["Edge", "EdgeError", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
+__all__ = ["Edge", "EdgeError", "EdgeMode", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
 
 START_S = 10.0
 POLL_S = 0.02
@@ -110,16 +123,39 @@ class Edge:
 
     async def set_replicas(self, base: str, replicas: Sequence[Address]) -> None:
         """Send a model's requests straight to these (ip, port); with none, and for those past the slots, to Serve."""
-        if base not in self._spec.bases:
-            raise EdgeError(f"no model {base!r} here; there are {', '.join(self._spec.bases)}")
+        self._refuse_unknown(base)
         wanted = [address for address in replicas if literal(address)]
         async with self._lock:
-            size = self._spec.limits_of(base).replicas
-            old = (*self._state.slots.get(base, ()), *[None] * size)[:size]
-            for index, address in enumerate(new := placed(old, wanted, size)):
-                if self.pid and address != old[index]:
-                    await self._admin.fill(base, index, address)
-            self._state = replace(self._state, slots={**self._state.slots, base: new})
+            await self._fill(base, wanted)
+
+    async def drop_sessions(self, base: str, address: Address) -> None:
+        """Take out a replica whose node is dead, and end its requests at once: 502, or a broken stream.
+
+        Before or after set_replicas; those in a process from before a reload end at the idle timeout.
+        """
+        self._refuse_unknown(base)
+        async with self._lock:
+            kept = [each for each in self._state.slots.get(base, ()) if each and each != address]
+            await self._fill(base, kept)
+            if self.pid:
+                await self._admin.drop(base, address)
+
+    async def set_mode(self, mode: EdgeMode, successor: Address | None = None) -> None:
+        """What becomes of new requests from now on. MOVED takes the (ip, port) of another edge, no other mode does."""
+        if (mode is EdgeMode.MOVED) != bool(successor and literal(successor)):
+            raise EdgeError(f"mode {mode} takes {'a' if mode is EdgeMode.MOVED else 'no'} successor, got {successor}")
+        async with self._lock:
+            if self.pid:
+                await self._admin.mode(mode, successor)
+            self._state = replace(self._state, mode=mode, successor=successor)
+
+    async def requests(self) -> int:
+        """How many requests are under way, those that wait included.
+
+        A process from before a reload counts as one until it ends: it can no longer be asked.
+        """
+        older = sum(each.returncode is None for each in self._draining)
+        return older + (await self._admin.requests() if self.pid else 0)
 
     async def health(self) -> Mapping[str, str]:
         """Status of each slot in use, for example {"model-a/r1": "UP"}; of Serve's address nothing is known."""
@@ -134,6 +170,18 @@ class Edge:
             _append_only(self._log)
             shutil.copy(log, log.with_name("edge.1.log"))  # and its mode
             os.truncate(log, 0)
+
+    def _refuse_unknown(self, base: str) -> None:
+        if base not in self._spec.bases:
+            raise EdgeError(f"no model {base!r} here; there are {', '.join(self._spec.bases)}")
+
+    async def _fill(self, base: str, wanted: list[Address]) -> None:
+        size = self._spec.limits_of(base).replicas
+        old = (*self._state.slots.get(base, ()), *[None] * size)[:size]
+        for index, address in enumerate(new := placed(old, wanted, size)):
+            if self.pid and address != old[index]:
+                await self._admin.fill(base, index, address)
+        self._state = replace(self._state, slots={**self._state.slots, base: new})
 
     async def _drained(self, until: float) -> None:
         """Close the port and wait until no request is under way. SIGUSR1 would wait for idle connections too."""
@@ -150,6 +198,7 @@ class Edge:
         _write_private(folder / "haproxy.cfg", render(spec, state))
         _write_private(folder / "refuse.lua", REFUSE_LUA)
         _write_private(folder / "models.map", render_map(spec, state))
+        _write_private(folder / "flags.map", render_flags(state))
         binary = self._binary or haproxy_binary()
         await _check(binary, folder)
         log = os.open(folder / "edge.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

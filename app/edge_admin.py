@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.edge_config import Address, slot_name
+from app.edge_config import Address, EdgeMode, literal, slot_name
 
 ANSWER_S = 5
+AT_ONCE = 100
+"""Commands in a line; a line must fit HAProxy's buffer."""
 
 
 class EdgeError(Exception):
@@ -41,10 +43,21 @@ class AdminSocket:
         slot = f"model-{base}/{slot_name(index)}"
         await self._silent(f"set server {slot} state maint")
         if address is not None:
-            answer = await self.ask(f"set server {slot} addr {address[0]} port {address[1]}")
-            if "changed" not in answer and "no need" not in answer:
-                raise EdgeError(f"HAProxy did not take {address} for {slot}: {answer}")
+            await self._point(slot, address)
             await self._silent(f"set server {slot} state ready")
+
+    async def mode(self, mode: EdgeMode, successor: Address | None) -> None:
+        """Treat new requests so; what was there before stays if the successor is refused."""
+        if successor:
+            await self._point("successor/edge", successor)
+        await self._silent(f"set map flags.map mode {mode}")
+
+    async def drop(self, base: str, address: Address) -> None:
+        """End the requests that are connected to this address, whatever their slot points to by now."""
+        sessions = re.split(r"^(?=0x)", await self.ask("show sess all"), flags=re.MULTILINE)
+        found = [session.partition(":")[0] for session in sessions if _connected_to(session, base, address)]
+        for index in range(0, len(found), AT_ONCE):  # one that ended by now is not found, which is fine
+            await self.ask("; ".join(f"shutdown session {each}" for each in found[index : index + AT_ONCE]))
 
     async def close_port(self) -> None:
         """Take no new connections."""
@@ -53,6 +66,11 @@ class AdminSocket:
     async def requests(self) -> int:
         """How many requests are under way, those that wait included."""
         return (await self.ask("show sess")).count(" fe=edge ")
+
+    async def _point(self, server: str, address: Address) -> None:
+        answer = await self.ask(f"set server {server} addr {address[0]} port {address[1]}")
+        if "changed" not in answer and "no need" not in answer:
+            raise EdgeError(f"HAProxy did not take {address} for {server}: {answer}")
 
     async def ask(self, command: str) -> str:
         """The answer, stripped."""
@@ -78,3 +96,10 @@ class AdminSocket:
             yield reader, writer
         finally:
             writer.close()
+
+
+def _connected_to(session: str, base: str, address: Address) -> bool:
+    """Whether `show sess all` says so. One that still connects does not count: it goes to another replica by itself."""
+    to = re.escape(literal(address).partition("@")[2])
+    lines = (rf"  backend=model-{re.escape(base)} .*", rf"  server=.* addr={to}", r"  scb=\S+ \S+ state=EST .*")
+    return all(re.search(f"^{line}$", session, re.MULTILINE) for line in lines)

@@ -1,4 +1,4 @@
-"""What the edge HAProxy is told: EdgeSpec (fixed) and EdgeState (changes at runtime) -> its configuration and its map.
+"""What the edge HAProxy is told: EdgeSpec (fixed) and EdgeState (changes at runtime) -> its configuration and its maps.
 
 A request for a model goes to the backend `model-<base id>`: slots for replicas, filled at runtime, and Ray Serve's own
 address as the backup. Everything else goes to the gateway application at the same address of Serve.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -26,14 +27,14 @@ REFUSE_LUA = """\
 core.register_service("refuse", "http", function(applet)
     repeat local piece = applet:receive(65536) until not piece or #piece == 0
     local body = applet:get_var("txn.refusal")
-    applet:set_status(413, "Content Too Large")
+    applet:set_status(applet:get_var("txn.status"))
     applet:add_header("content-type", "application/json")
     applet:add_header("content-length", tostring(#body))
     applet:start_response()
     applet:send(body)
 end)
 """
-"""Reads a body to its end, keeping nothing, and then says that it was too large."""
+"""Reads a body to its end, keeping nothing, and then answers txn.status and txn.refusal."""
 
 Address = tuple[str, int]
 
@@ -86,6 +87,8 @@ class EdgeSpec:
     )  # fmt: skip
     """Paths under /v1 that are never a model's, whatever their body says."""
     tls_cert: Path | None = None
+    fresh_connections: bool = False
+    """Replicas are on other nodes, which can die: no request goes over a connection that was used before."""
 
     def __post_init__(self) -> None:
         for name in (name for pair in self.models for name in pair):
@@ -106,19 +109,33 @@ class EdgeSpec:
         return self.limits.get(base, ModelLimits())
 
 
+class EdgeMode(StrEnum):
+    """What becomes of new requests; those under way go on in every mode."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    """All is served, and /ready says that it ends soon."""
+    CLOSED = "closed"
+    """Only /health, /metrics and /ready are answered, the last as in DRAINING."""
+    MOVED = "moved"
+    """All goes to the successor, /ready as well."""
+
+
 @dataclass(frozen=True)
 class EdgeState:
-    """What changes while the edge runs: which served ids it does not route, and each slot's replica by base id."""
+    """What changes while the edge runs: which served ids it does not route, each slot's replica by base id, mode."""
 
     unrouted: frozenset[str] = frozenset()
     slots: Mapping[str, tuple[Address | None, ...]] = field(default_factory=dict)
+    mode: EdgeMode = EdgeMode.OPEN
+    successor: Address | None = None
 
     def kept_for(self, spec: EdgeSpec) -> EdgeState:
         """The part of this state that `spec` still has a place for."""
         slots = {
             base: tuple(self.slots[base][: spec.limits_of(base).replicas]) for base in spec.bases if base in self.slots
         }
-        return EdgeState(self.unrouted & {served for served, _ in spec.models}, slots)
+        return replace(self, unrouted=self.unrouted & {served for served, _ in spec.models}, slots=slots)
 
 
 @dataclass(frozen=True)
@@ -139,13 +156,19 @@ def render(spec: EdgeSpec, state: EdgeState | None = None) -> str:
     """The HAProxy configuration."""
     state = state or EdgeState()
     models = [_model(spec, state, base) for base in spec.bases]
-    return _template().render(spec=spec, models=models, ms=_milliseconds)
+    successor = literal(state.successor) if state.successor else UNUSED
+    return _template().render(spec=spec, models=models, successor=successor, ms=_milliseconds)
 
 
 def render_map(spec: EdgeSpec, state: EdgeState | None = None) -> str:
     """The map of served id to base id, one line each, of those that are routed."""
     unrouted = state.unrouted if state else frozenset()
     return "".join(f"{served} {base}\n" for served, base in spec.models if served not in unrouted)
+
+
+def render_flags(state: EdgeState | None = None) -> str:
+    """The map of the one flag there is."""
+    return f"mode {(state or EdgeState()).mode}\n"
 
 
 def placed(old: tuple[Address | None, ...], wanted: list[Address], size: int) -> tuple[Address | None, ...]:
@@ -170,8 +193,10 @@ def _model(spec: EdgeSpec, state: EdgeState, base: str) -> _Model:
 
 
 def literal(address: Address) -> str:
-    """An address as a server line takes it. Raises ValueError if it is not an IP address."""
+    """An address as a server line takes it. Raises ValueError if it is not an IP address and a port."""
     ip = ipaddress.ip_address(address[0])
+    if not 0 < address[1] < 1 << 16:  # HAProxy would take the rest of a division
+        raise ValueError(f"a port must be from 1 to 65535, got {address[1]}")
     return f"ipv{ip.version}@{ip}:{address[1]}"
 
 

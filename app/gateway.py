@@ -19,7 +19,7 @@ from app.web import create_app
 from deployments.config import ModelSpec
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
-from deployments.serve_state import read_status, replica_addresses
+from deployments.serve_state import read_nodes, read_status, replica_addresses
 
 
 class Gateway:
@@ -44,6 +44,10 @@ def internal_router() -> APIRouter:
     @router.get("/replicas")
     async def replicas() -> dict[str, list[tuple[str, int]]]:
         return await replica_addresses()
+
+    @router.get("/nodes")
+    async def nodes() -> dict[str, bool]:
+        return await asyncio.to_thread(read_nodes)
 
     return router
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -61,7 +60,8 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
         raise LaunchError(
             f"port {settings.edge.port} on {settings.edge.host} is taken; choose another with --port or edge.port"
         )
-    run_dir = Path(tempfile.mkdtemp(prefix=f"corral-{os.getuid()}-", dir="/tmp"))
+    # Short: Serve's HAProxy has a socket 68 characters further down, and 97 are all that it takes.
+    run_dir = Path(tempfile.mkdtemp(prefix="corral-", dir="/tmp"))
     (run_dir / "logs").mkdir(mode=0o700)
     process = _spawn(settings, name, profile, run_dir)
     state = _planned(settings, name, profile, run_dir, process.pid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -37,25 +37,32 @@ def _models(run_dir: Path) -> list[str]:
         return []
 
 
-def read(paths: list[Path], lines: int, follow: bool) -> Iterator[tuple[Path, str]]:
-    """The last `lines` of each file; with `follow` also every later line, until interrupted."""
-    opened: list[tuple[Path, TextIOWrapper]] = []
+def read(
+    paths: list[Path], lines: int, follow: bool, later: Callable[[], list[Path]] = list
+) -> Iterator[tuple[Path, str]]:
+    """The last `lines` of each file; with `follow` also every later line, until interrupted.
+
+    later: the files that are there by then; of new ones every line is read.
+    """
+    opened: dict[Path, TextIOWrapper] = {}
     try:
         for path in paths:
-            file = path.open(errors="replace")
-            opened.append((path, file))
-            for line in deque(iter(file.readline, ""), maxlen=lines):
+            opened[path] = path.open(errors="replace")
+            for line in deque(iter(opened[path].readline, ""), maxlen=lines):
                 yield path, line.rstrip("\n")
         while follow:
+            for path in later():
+                if path not in opened:
+                    opened[path] = path.open(errors="replace")
             yield from _new_lines(opened)
             time.sleep(POLL_S)
     finally:
-        for _, file in opened:
+        for file in opened.values():
             file.close()
 
 
-def _new_lines(opened: list[tuple[Path, TextIOWrapper]]) -> Iterator[tuple[Path, str]]:
-    for path, file in opened:
+def _new_lines(opened: Mapping[Path, TextIOWrapper]) -> Iterator[tuple[Path, str]]:
+    for path, file in opened.items():
         if path.exists() and path.stat().st_size < file.tell():  # it was begun again
             file.seek(0)
         for line in iter(file.readline, ""):

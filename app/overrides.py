@@ -10,13 +10,14 @@ import json
 import re
 import types
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
-from app.profile import Layer, SettingsError, absolute
+from app.profile import Layer, SettingsError, absolute, absolute_folder
 from deployments.config import ModelSpec
 
 RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL"})
@@ -100,9 +101,11 @@ def _walk_dict(kind: Any, parts: list[str], text: str, ids: list[str], spelled: 
 
 def _not_none(kind: Any) -> Any:
     """X for `X | None` and for Annotated[X, ...]."""
+    if get_origin(kind) is Annotated:
+        return _not_none(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
         rest = [arg for arg in get_args(kind) if arg is not type(None)]
-        return rest[0] if len(rest) == 1 else kind
+        return _not_none(rest[0]) if len(rest) == 1 else kind
     return kind
 
 
@@ -111,7 +114,7 @@ def _value(kind: Any, text: str) -> Any:
     if text == "null":
         return None
     kind = _not_none(kind)
-    if kind is str or get_origin(kind) is Literal:
+    if kind in (str, timedelta) or get_origin(kind) is Literal:
         return text
     try:
         return json.loads(text)
@@ -120,9 +123,11 @@ def _value(kind: Any, text: str) -> Any:
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:
-    """["edge", "port"], 9000 -> {"edge": {"port": 9000}}; a model's source is made absolute from the working folder."""
-    if len(path) == 3 and path[0] == "models" and path[2] == "source":
+    """["edge", "port"], 9000 -> {"edge": {"port": 9000}}; paths are made absolute from the working folder."""
+    if (len(path) == 3 and path[0] == "models" and path[2] == "source") or path == ["cluster", "container", "image"]:
         value = absolute(str(value), Path.cwd())
+    elif path in (["cluster", "shared"], ["cluster", "local"]) and value is not None:
+        value = absolute_folder(str(value), Path.cwd())
     for key in reversed(path):
         value = {key: value}
     return dict(value)

@@ -7,6 +7,8 @@ import socket
 from contextlib import ExitStack
 
 BELOW_EPHEMERAL = range(20000, 30000)
+NODE_BLOCKS = range(12000, 21600, 240)
+"""Where a node's blocks of ports begin, apart from BELOW_EPHEMERAL, which replicas listen on."""
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -36,3 +38,36 @@ def taken(port: int, host: str = "127.0.0.1") -> bool:
         except OSError:
             return True
     return False
+
+
+class PortBlock:
+    """240 ports of one job on this node, all free when they were taken, and no other job's while this process lives.
+
+    Jobs keep off each other by an abstract socket, which the kernel takes away with its process whoever kills that.
+    """
+
+    def __init__(self, first: int, claim: socket.socket) -> None:
+        self.first, self._claim = first, claim
+
+    @classmethod
+    def reserve(cls) -> PortBlock:
+        """Raises OSError if every block has a port that somebody holds."""
+        for first in random.sample(NODE_BLOCKS, len(NODE_BLOCKS)):
+            if claim := _claim(first):
+                if not any(taken(port, "") for port in range(first, first + NODE_BLOCKS.step)):
+                    return cls(first, claim)
+                claim.close()
+        raise OSError(f"no {NODE_BLOCKS.step} consecutive free ports from {NODE_BLOCKS[0]} on")
+
+    def release(self) -> None:
+        self._claim.close()
+
+
+def _claim(first: int) -> socket.socket | None:
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0corral-ports-{first}")
+    except OSError:
+        claim.close()
+        return None
+    return claim

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
+SHARED_MEMORY = ("sem.mp-*", "psm_*")
+"""Names that Python's multiprocessing gives; Ray's own store has none."""
 
 
 def adopt_orphans() -> None:
@@ -26,6 +30,29 @@ def end_descendants(grace_s: float) -> int:
         psutil.wait_procs(left, timeout=5)
         left = _descendants()
     return killed
+
+
+def remove_unused_shared_memory(uid: int) -> list[Path]:
+    """Remove what killed processes of this user left in /dev/shm: Python's semaphores and blocks that nobody maps."""
+    left = [path for pattern in SHARED_MEMORY for path in Path("/dev/shm").glob(pattern)]  # noqa: S108
+    mapped = _maps(uid) if left else ""
+    removed = []
+    for path in left:
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid == uid and str(path) not in mapped:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _maps(uid: int) -> str:
+    """What all processes of this user map into their memory."""
+    texts = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.uids().real == uid:
+                texts.append(Path(f"/proc/{process.pid}/maps").read_text())
+    return "\n".join(texts)
 
 
 def _descendants() -> list[psutil.Process]:

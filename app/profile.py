@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ def absolute(source: str, base: Path) -> str:
     return source
 
 
+def absolute_folder(folder: str, base: Path) -> str:
+    """Make any relative path or ~ absolute; links stay as they are written, for other machines may have others."""
+    return os.path.normpath(base / Path(folder).expanduser())
+
+
 def _find(profile: str | Path, base: Path, where: str = "") -> Path:
     if isinstance(profile, str) and profile in built_in():
         return PROFILES / f"{profile}.yaml"
@@ -137,11 +143,24 @@ class _Loader(yaml.SafeLoader):
 
 
 def _anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The same data with the models' and adapters' local paths absolute."""
-    models = data.get("models")
-    if not isinstance(models, dict):
-        return data
-    return {**data, "models": {key: _anchored_model(spec, base) for key, spec in models.items()}}
+    """The same data with the local paths of models, adapters and the cluster absolute."""
+    models, cluster = data.get("models"), data.get("cluster")
+    if isinstance(models, dict):
+        data = {**data, "models": {key: _anchored_model(spec, base) for key, spec in models.items()}}
+    if isinstance(cluster, dict):
+        data = {**data, "cluster": _anchored_cluster(cluster, base)}
+    return data
+
+
+def _anchored_cluster(cluster: dict[str, Any], base: Path) -> dict[str, Any]:
+    cluster = dict(cluster)
+    for key in ("shared", "local"):
+        if isinstance(cluster.get(key), str):
+            cluster[key] = absolute_folder(cluster[key], base)
+    container = cluster.get("container")
+    if isinstance(container, dict) and isinstance(container.get("image"), str):
+        cluster["container"] = {**container, "image": absolute(container["image"], base)}
+    return cluster
 
 
 def _anchored_model(spec: Any, base: Path) -> Any:

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from app.cluster import Cluster, ClusterError, Ports, start_head
+from app.cluster import LOOPBACK, Cluster, ClusterError, Ports, start_head
 from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
 from app.processes import adopt_orphans, end_descendants
 from app.settings import Settings
@@ -30,8 +31,6 @@ from deployments.status import ModelState
 POLL_S = 0.5
 SETTLED_POLL_S = 3.0
 """Asking costs Serve's controller and the gateway a share of a core; HAProxy finds dead replicas by itself."""
-DRAIN_S = 5
-RAY_GRACE_S = 8
 
 
 class ServiceError(Exception):
@@ -40,6 +39,10 @@ class ServiceError(Exception):
 
 class Service:
     """Runs until it is told to stop or Ray's head ends."""
+
+    drain_s: float = 5
+    """How long requests under way may take once it is to end."""
+    ray_grace_s: float = 8
 
     def __init__(self, settings: Settings, cluster: Cluster, state: ServiceState) -> None:
         self._settings = settings
@@ -70,24 +73,37 @@ class Service:
         self._announce("starting Ray")
         deployer = await self._start_deployer()
         head = await start_head(self._cluster)
+        await self._gather(head)
         self._announce("deploying")
         await self._deploy(deployer)
         await self._start_edge()
         self._announce("serving")
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._guard_head(head))
-            tasks.create_task(self._guard_edge())
-            tasks.create_task(self._follow_models())
+            for watch in self._watches(head):
+                tasks.create_task(watch)
+
+    async def _gather(self, head: asyncio.subprocess.Process) -> None:
+        """Wait for what else has to be there before anything is deployed."""
+
+    def _watches(self, head: asyncio.subprocess.Process) -> list[Coroutine[Any, Any, None]]:
+        """What goes on for as long as the service is up."""
+        return [self._guard_head(head), self._guard_edge(), self._follow_models()]
 
     def _announce(self, phase: str, error: str | None = None) -> None:
         self._state = self._state.with_phase(phase, error)
-        write_state(self._state)
+        self._publish(self._state)
+
+    def _publish(self, state: ServiceState) -> None:
+        write_state(state)
+
+    async def _see(self, edge: Edge, ready: Any, replicas: Any) -> None:
+        """What the gateway says of the models and Serve of their replicas, several times a second at first."""
 
     async def _start_deployer(self) -> asyncio.subprocess.Process:
         """Start app.deploy, which imports vLLM while Ray starts and then waits for a line."""
         file = self._cluster.run_dir / "settings.json"
         file.write_text(self._settings.model_dump_json())
-        host, port = self._cluster.serve_address.rsplit(":", 1)
+        host, port = self._cluster.place.serve_host, str(self._cluster.ports.serve)
         with self._deploy_log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "app.deploy", str(file), host, port,
@@ -130,7 +146,9 @@ class Service:
                 with contextlib.suppress(httpx.HTTPError, EdgeError, ValueError, KeyError):
                     ready = await _get(client, "/ready")
                     await self._route(self._edge, ready)
-                    await self._connect(self._edge, await _get(client, "/internal/replicas"))
+                    replicas = await _get(client, "/internal/replicas")
+                    await self._connect(self._edge, replicas)
+                    await self._see(self._edge, ready, replicas)
                     pause_s = SETTLED_POLL_S if ready["ready"] else POLL_S
                 with contextlib.suppress(OSError):
                     self._edge.rotate_log()
@@ -145,15 +163,15 @@ class Service:
     async def _connect(self, edge: Edge, replicas: Any) -> None:
         """Requests go straight to replicas, and through Serve where there is none yet."""
         for spec in self._settings.models.values():
-            found = [self._cluster.replica(port) for _, port in replicas.get(spec.app_name, [])]
+            found = [self._cluster.replica(ip, port) for ip, port in replicas.get(spec.app_name, [])]
             await edge.set_replicas(spec.id, [address for address in found if address])
 
     async def _end(self) -> None:
         self._announce("stopping", self._state.error)
         if self._edge:
             with contextlib.suppress(EdgeError):
-                await self._edge.stop(DRAIN_S)
-        await asyncio.to_thread(end_descendants, RAY_GRACE_S)
+                await self._edge.stop(self.drain_s)
+        await asyncio.to_thread(end_descendants, self.ray_grace_s)
 
 
 def _limits(spec: ModelSpec) -> ModelLimits:
@@ -171,8 +189,8 @@ def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
     """What the edge is told of the profile and the cluster."""
     edge = settings.edge
     return EdgeSpec(
-        host=edge.host,
-        port=edge.port,
+        host=edge.host if cluster.place.address == LOOPBACK else cluster.place.address,
+        port=cluster.ports.edge or edge.port,
         workdir=cluster.run_dir / "edge",
         serve_address=cluster.serve_address,
         models=tuple((served, spec.id) for spec in settings.models.values() for served in spec.served_ids),
@@ -184,6 +202,7 @@ def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
         connect_timeout_s=edge.connect_timeout_s,
         queue_timeout_s=edge.queue_timeout_s,
         idle_timeout_s=edge.idle_timeout_s,
+        fresh_connections=cluster.place.address != LOOPBACK,
     )
 
 

@@ -21,6 +21,7 @@ from app.overrides import overrides
 from app.profile import PROFILES, Layer, SettingsError, absolute, merged, origin, read_layers
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
 from deployments.pocket import CHECKPOINTS, SIZES
+from slurm.config import ClusterConfig
 
 __all__ = ["PROFILES", "Settings", "SettingsError", "load_settings", "resolve_source"]
 
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     bulk: BulkConfig = BulkConfig()
     edge: EdgeConfig = EdgeConfig()
     ray: RayConfig = RayConfig()
+    cluster: ClusterConfig | None = None
 
     @classmethod
     def settings_customise_sources(

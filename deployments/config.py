@@ -36,6 +36,11 @@ def unknown_key(key: str, valid: Any) -> str:
     return f"unknown key {key!r}{hint}; valid keys: {', '.join(sorted(valid))}"
 
 
+def label_resource(key: str, value: str) -> str:
+    """The Ray resource that a node with this label offers, and that a worker placed by it takes a trifle of."""
+    return f"corral:{key}={value}"
+
+
 def application(model: str) -> str:
     """Name of the Serve application of a base model; its deployment has the model's id as name."""
     return f"model-{model}"
@@ -69,7 +74,8 @@ class Hardware(Section):
     gpu_type: str | None = Field(None, description="Ray accelerator type, for example A100, H100 or H200.")
     cpus: float = Field(1, gt=0, description="Logical CPUs for each worker of a replica.")
     strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
-    resources: dict[str, float] = Field({}, description="Ray resources each worker needs, for example a node label.")
+    resources: dict[str, float] = Field({}, description="Further Ray resources each worker needs.")
+    labels: dict[str, str] = Field({}, description="Labels that the nodes must have, as cluster.groups gives them.")
 
     @model_validator(mode="after")
     def _gpu_type_needs_gpu(self) -> Hardware:

@@ -10,10 +10,12 @@ from ray.llm._internal.serve.core.server.builder import build_llm_deployment
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 
-from deployments.config import ModelSpec
+from deployments.config import ModelSpec, label_resource
 from deployments.engine import engine_arguments, environment
 from deployments.server import CorralServer, LocalWeights
 
+LABEL_SHARE = 0.001
+"""Of a node's label one worker takes this much; a node offers 1."""
 REMOTE = ("s3://", "gs://", "abfss://", "azure://")
 HEALTH_PERIOD_S = 2
 """A dead engine is noticed after three failed checks."""
@@ -83,7 +85,8 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
 
 def _bundle(spec: ModelSpec) -> dict[str, float]:
     gpu = {"GPU": 1.0} if spec.hardware.kind == "gpu" else {}
-    bundle = {"CPU": spec.hardware.cpus, **gpu, **spec.hardware.resources}
+    labels = {label_resource(key, value): LABEL_SHARE for key, value in spec.hardware.labels.items()}
+    bundle = {"CPU": spec.hardware.cpus, **gpu, **labels, **spec.hardware.resources}
     if spec.hardware.gpu_type and _known_type(spec) is None:
         bundle[f"accelerator_type:{spec.hardware.gpu_type}"] = 0.001
     return bundle

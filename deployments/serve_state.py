@@ -1,4 +1,4 @@
-"""What Ray Serve's controller knows: the status of every application, and where its replicas listen."""
+"""What Ray knows: the status of every application, where its replicas listen, which nodes live."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from deployments.herd import word
 def read_status() -> Any:
     """Serve's status. Blocks for milliseconds."""
     return serve.status()
+
+
+def read_nodes() -> dict[str, bool]:
+    """Address of every node that Ray has known -> whether one lives there now. Blocks for milliseconds."""
+    alive: dict[str, bool] = {}
+    for node in ray.nodes():
+        address = node["NodeManagerAddress"]
+        alive[address] = alive.get(address, False) or node["Alive"]
+    return alive
 
 
 async def replica_addresses() -> dict[str, list[tuple[str, int]]]:

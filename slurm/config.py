@@ -174,6 +174,10 @@ class ClusterConfig(Section):
     drain_s: int = Field(120, ge=1, le=LONGEST_WARNING_S, description="The drain begins so long before the end.")
     requeue: bool = Field(True, description="SLURM may put the job back into the queue after preemption or a crash.")
     successor: bool = Field(False, description="Submit a successor before the walltime.")
+    lead_s: int = Field(900, ge=0, description="The successor is submitted so long before the drain.")
+    rejoin: bool = Field(True, description="Submit a job of one node for a node that was lost.")
+    nodes_timeout_s: int = Field(600, ge=10, description="All nodes must have joined by then, from the job's start.")
+    copy_weights: bool = Field(False, description="Copy staged weights to `local` before a node joins.")
     extra: tuple[Line, ...] = Field((), description="Further #SBATCH options, each --name or --name=value.")
 
     @field_validator("walltime")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,27 @@ def make_spec(tmp_path: Path, serve: Backend) -> MakeSpec:
         return EdgeSpec(**{**defaults, **changes})
 
     return make
+
+
+@dataclass(frozen=True)
+class Cert:
+    """A certificate with its key, and the context of a client that trusts it."""
+
+    path: Path
+    context: ssl.SSLContext
+
+
+@pytest.fixture
+async def cert(tmp_path: Path) -> Cert:
+    path, key, alone = tmp_path / "edge cert.pem", tmp_path / "k", tmp_path / "c"
+    process = await asyncio.create_subprocess_exec(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key),
+        "-out", str(alone), stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == 0
+    path.write_text(alone.read_text() + key.read_text())
+    return Cert(path, ssl.create_default_context(cafile=str(alone)))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import ssl
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,9 +16,9 @@ import psutil
 import pytest
 
 from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
-from app.ports import free_ports, taken
+from app.ports import taken
 from tests.edge.backend import Backend, running
-from tests.edge.conftest import MakeSpec
+from tests.edge.conftest import Cert, MakeSpec
 from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
@@ -199,7 +198,7 @@ async def test_only_the_port_listens_and_files_are_private(edge: Edge, spec: Edg
     assert [(each.laddr.ip, each.laddr.port) for each in inet] == [(spec.host, spec.port)]
     assert os.getpgid(edge.pid) == edge.pid
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in spec.workdir.iterdir()}
-    assert modes.keys() == {"admin.sock", "edge.log", "haproxy.cfg", "models.map", "refuse.lua"}
+    assert modes.keys() == {"admin.sock", "edge.log", "flags.map", "haproxy.cfg", "models.map", "refuse.lua"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(spec.workdir.stat().st_mode) == 0o700
 
@@ -274,22 +273,13 @@ async def test_stop_lets_streams_end_and_cuts_them_after_its_patience(
     assert edge.pid is None
 
 
-async def test_tls(make_spec: MakeSpec, tmp_path: Path) -> None:
-    cert = tmp_path / "edge cert.pem"
-    process = await asyncio.create_subprocess_exec(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "k"),
-        "-out", str(tmp_path / "c"), stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert await process.wait() == 0
-    cert.write_text((tmp_path / "c").read_text() + (tmp_path / "k").read_text())
-    spec = make_spec(tls_cert=cert, port=free_ports(1)[0])
+async def test_tls(make_spec: MakeSpec, cert: Cert) -> None:
+    spec = make_spec(tls_cert=cert.path)
     edge = Edge(spec)
     await edge.start()
     try:
-        context = ssl.create_default_context(cafile=str(tmp_path / "c"))
         async with httpx.AsyncClient(
-            verify=context, trust_env=False, base_url=f"https://127.0.0.1:{spec.port}"
+            verify=cert.context, trust_env=False, base_url=f"https://127.0.0.1:{spec.port}"
         ) as client:
             assert await who(client) == "serve"
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -215,6 +216,23 @@ async def test_backend_breaks_off(make_spec: MakeSpec) -> None:
         spec = make_spec(serve_address=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
         async with running_edge(spec) as client:
             refused = await client.post(CHAT, json=BODY)
+    assert_openai_error(refused, 502, "server_error", "engine_failed")
+
+
+@pytest.mark.parametrize("spec", [{"fresh_connections": True}], indirect=True)
+async def test_backend_breaks_off_after_a_request_that_went_well(client: httpx.AsyncClient, edge: Edge) -> None:
+    answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"}") and answers:
+                writer.write(answers.pop())
+        writer.close()
+
+    async with await asyncio.start_server(answer_once, "127.0.0.1") as server:
+        await edge.set_replicas("m-a", [("127.0.0.1", server.sockets[0].getsockname()[1])])
+        assert (await client.post(CHAT, json=BODY)).status_code == 200
+        refused = await client.post(CHAT, json=BODY)
     assert_openai_error(refused, 502, "server_error", "engine_failed")
 
 

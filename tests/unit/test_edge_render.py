@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from app.edge_config import Address, EdgeSpec, EdgeState, ModelLimits, placed, render, render_map
+from app.edge_config import (
+    Address,
+    EdgeMode,
+    EdgeSpec,
+    EdgeState,
+    ModelLimits,
+    placed,
+    render,
+    render_flags,
+    render_map,
+)
 
 SPEC = EdgeSpec(
     host="127.0.0.1",
@@ -29,7 +39,9 @@ def backend(text: str, name: str) -> str:
 
 
 def test_one_backend_for_each_base_model() -> None:
-    assert lines(render(SPEC), "backend ") == ["backend gateway", "backend model-m-a", "backend model-m-b"]
+    assert lines(render(SPEC), "backend ") == [
+        "backend gateway", "backend successor", "backend model-m-a", "backend model-m-b",
+    ]  # fmt: skip
 
 
 def test_map_has_what_is_routed() -> None:
@@ -46,6 +58,25 @@ def test_slots_and_backup() -> None:
         "server r3 ipv6@fd00::3:3 check",
         "server serve 127.0.0.1:9000 backup no-check",
     ]
+
+
+def test_successor_and_mode() -> None:
+    state = EdgeState(mode=EdgeMode.MOVED, successor=THREE)
+    assert (render_flags(), render_flags(state)) == ("mode open\n", "mode moved\n")
+    assert lines(backend(render(SPEC), "successor"), "server ") == ["server edge 127.0.0.1:9"]
+    assert lines(backend(render(SPEC, state), "successor"), "server ") == ["server edge ipv6@fd00::3:3"]
+    encrypted = replace(SPEC, tls_cert=Path("/etc/cert.pem"))
+    assert lines(backend(render(encrypted), "successor"), "server ") == ["server edge 127.0.0.1:9 ssl verify none"]
+
+
+def test_what_is_passed_on_meets_no_rule_that_changes_it() -> None:
+    rules = lines(render(SPEC).partition("\nfrontend edge\n")[2].partition("\nbackend ")[0], "http-request ")
+    before = rules[: rules.index("http-request allow if { var(txn.mode) -m str moved }")]
+    assert {rule.split()[1].partition("(")[0] for rule in before} == {"set-var", "set-header", "del-header"}
+
+
+def test_apostrophe_in_a_message() -> None:
+    assert "its successor'\\''s address" in render(SPEC)
 
 
 def test_limits_bound_each_replica_and_serve_for_all_of_them() -> None:
@@ -103,6 +134,12 @@ def test_what_haproxy_could_misread_is_refused(changes: dict[str, Any]) -> None:
         replace(SPEC, **changes)
 
 
+@pytest.mark.parametrize("port", [0, -1, 65_536])
+def test_a_port_is_one(port: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 65535"):
+        render(SPEC, EdgeState(slots={"m-a": (("10.0.0.1", port),)}))
+
+
 @pytest.mark.parametrize("host", ["10.0.0.1 ssl", "name.example", ""])
 def test_a_replica_is_an_ip_address(host: str) -> None:
     with pytest.raises(ValueError, match="IPv4 or IPv6"):
@@ -131,6 +168,6 @@ def test_replicas_keep_their_slots(old: Slots, wanted: list[Address], size: int,
 
 
 def test_a_reload_keeps_what_still_has_a_place() -> None:
-    state = EdgeState(frozenset({"m-a", "m-b"}), {"m-a": (ONE, TWO), "m-b": (THREE,)})
+    state = EdgeState(frozenset({"m-a", "m-b"}), {"m-a": (ONE, TWO), "m-b": (THREE,)}, EdgeMode.MOVED, TWO)
     smaller = replace(SPEC, models=(("m-a", "m-a"),), limits={"m-a": ModelLimits(replicas=1)})
-    assert state.kept_for(smaller) == EdgeState(frozenset({"m-a"}), {"m-a": (ONE,)})
+    assert state.kept_for(smaller) == EdgeState(frozenset({"m-a"}), {"m-a": (ONE,)}, EdgeMode.MOVED, TWO)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,36 @@ def test_a_bad_value_names_its_variable() -> None:
     assert refusal("pocket", CORRAL_EDGE__PORT="banana").startswith("$CORRAL_EDGE__PORT: edge.port: ")
 
 
+CLUSTER = {"CORRAL_CLUSTER__WALLTIME": "90", "CORRAL_CLUSTER__SHARED": "/shared"}
+
+
+def test_the_environment_says_where_on_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {
+        **CLUSTER,
+        "CORRAL_CLUSTER__SHARED": "mine",
+        "CORRAL_CLUSTER__LOCAL": "null",
+        "CORRAL_CLUSTER__ACCOUNT": "0123",
+        "CORRAL_CLUSTER__DRAIN_S": "30",
+        "CORRAL_CLUSTER__SETUP": '["export A=1"]',
+        "CORRAL_CLUSTER__GROUPS": '[{"gpus": 4}]',
+        "CORRAL_CLUSTER__CONTAINER__KIND": "apptainer",
+        "CORRAL_CLUSTER__CONTAINER__IMAGE": "./corral.sif",
+    }
+    cluster = load_settings("pocket", environ).cluster
+    assert cluster is not None
+    assert (cluster.walltime, cluster.shared, cluster.local) == (timedelta(minutes=90), tmp_path / "mine", None)
+    assert (cluster.account, cluster.drain_s, cluster.setup) == ("0123", 30, ("export A=1",))
+    assert (cluster.groups[0].gpus, cluster.container.image) == (4, str(tmp_path / "corral.sif"))
+
+
+def test_a_bad_walltime_names_its_variable() -> None:
+    text = refusal("pocket", **{**CLUSTER, "CORRAL_CLUSTER__WALLTIME": "soon"})
+    assert text.startswith("$CORRAL_CLUSTER__WALLTIME: cluster.walltime: 'soon' is not a duration; SLURM reads")
+    assert "cluster.shared: this key is required" in refusal("pocket", CORRAL_CLUSTER__WALLTIME="90")
+    assert "did you mean CORRAL_CLUSTER__ACCOUNT?" in refusal("pocket", CORRAL_CLUSTER__ACOUNT="x")
+
+
 # --- files ---
 
 
@@ -147,10 +178,36 @@ def test_a_folder_is_found_from_the_file_that_names_it(write: Write, tmp_path: P
     assert settings.specs[0].source == str(tmp_path / "deep/llama")
 
 
+def test_folders_of_the_cluster_are_found_from_the_file_that_names_them(write: Write, tmp_path: Path) -> None:
+    container = "container: {kind: apptainer, image: ./corral.sif}"
+    write(f"{ONE}cluster: {{walltime: '90', shared: ../shared, local: ~/local, {container}}}\n", "deep/base.yaml")
+    cluster = load_settings(write("extends: deep/base.yaml\n"), {}).cluster
+    assert cluster is not None
+    assert (cluster.shared, cluster.local) == (tmp_path / "shared", Path("~/local").expanduser())
+    assert cluster.container.image == str(tmp_path / "deep/corral.sif")
+
+
+def test_links_of_shared_folders_stay_as_they_are_written(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    cluster = load_settings(write(f"{ONE}cluster: {{walltime: '90', shared: {tmp_path}/link/x}}\n"), {}).cluster
+    assert cluster is not None
+    assert cluster.shared == tmp_path / "link/x"
+
+
+def test_images_that_are_names_stay_names(write: Write) -> None:
+    text = f"{ONE}cluster: {{walltime: '90', shared: /s, container: {{kind: pyxis, image: nvcr.io#x/y}}}}\n"
+    cluster = load_settings(write(text), {}).cluster
+    assert cluster is not None
+    assert cluster.container.image == "nvcr.io#x/y"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (ONE + "edgy: {}\n", "unknown key 'edgy' (did you mean 'edge'?); valid keys: bulk, edge, gateway, models, ray"),
+        (
+            ONE + "edgy: {}\n",
+            "unknown key 'edgy' (did you mean 'edge'?); valid keys: bulk, cluster, edge, gateway, models, ray",
+        ),
         ("models:\n  a: {sauce: x/y}\n", "models.a: unknown key 'sauce' (did you mean 'source'?)"),
         ("models:\n  a: {}\n", "models.a.source: this key is required, but missing"),
         ("models:\n  a:\n", "models.a: this must hold keys and values, not None"),

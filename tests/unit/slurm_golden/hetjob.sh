@@ -117,6 +117,46 @@ worker() {
   echo "corral: the step of worker $2 (group $1) ended with status $status; see logs/node-$2.log" >&2
 }
 
+# What SLURM would pass on to a job that is submitted from here.
+of_this_job() {
+  compgen -e | grep -E '^(SLURM|SBATCH|SRUN|SLURMD)_|^(CUDA|ROCR)_VISIBLE_DEVICES$|^GPU_DEVICE_ORDINAL$|^TMPDIR$' |
+    grep -v '^SLURM_CONF' | sed 's/^/--unset=/'
+}
+
+# Jobs that the head asks for: it may be in a container, where there is no sbatch. And when SLURM will end this one.
+errands() {
+  local order job round=0
+  trap - TERM USR1
+  while :; do
+    if [ $((round++ % 30)) = 0 ]; then
+      SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null | sort | head -n 1 >.deadline
+      [ -s .deadline ] && mv .deadline deadline
+    fi
+    for order in submit/*; do
+      case $order in *.*) continue ;; esac
+      if [ ! -f "$order" ] || [ -e "$order.id" ] || [ -e "$order.error" ]; then continue; fi
+      job=$(cat "$order")
+      # shellcheck disable=SC2046
+      if env $(of_this_job) sbatch --parsable "$job/job.sh" >"$order.out" 2>"$order.said"; then
+        mv "$order.out" "$order.id"
+      else
+        mv "$order.said" "$order.error"
+      fi
+    done
+    sleep 1
+  done
+}
+
+# Nodes that joined by jobs of their own end with this one.
+end_joiners() {
+  local order job
+  for order in submit/*.id; do
+    [ -f "$order" ] || continue
+    job=$(cat "${order%.id}")
+    [ -e "$job/joins" ] && scancel "$(cut -d';' -f1 "$order")" 2>/dev/null
+  done
+}
+
 workers=''
 # group NAME NODELIST [SRUN OPTION]: a worker on every node but the head.
 group() {
@@ -154,10 +194,24 @@ head_srun=$srun
 group big "$SLURM_JOB_NODELIST_HET_GROUP_0" --het-group=0
 group small "$SLURM_JOB_NODELIST_HET_GROUP_1" --het-group=1
 
+errands &
+errands=$!
+
 until_end "$head_srun"
 status=$?
 event 'step ended' "$head"
 echo "corral: the head's step ended with status $status; see logs/node-$head.log" >&2
+
+# Status 75: SLURM told the steps to end. After a preemption it says next whether this job is requeued or killed; a job
+# that ends before would count as done.
+if [ "$status" = 75 ] || [ "$status" = 143 ]; then
+  for ((round = 0; round < 120; round++)); do
+    [ -e stop ] && break
+    sleep 1
+  done
+fi
+kill "$errands" 2>/dev/null
+end_joiners
 
 # The workers see the file and end by themselves; whoever does not is ended by its own srun.
 touch stop

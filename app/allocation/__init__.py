@@ -1,0 +1,1 @@
+"""The service inside a SLURM job: what runs on its nodes."""

@@ -1,0 +1,124 @@
+"""What every node's agent has and does, whether it becomes the head or a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.allocation.addresses import interfaces_here, own_address, resolve_here
+from app.allocation.log_mirror import LogMirror
+from app.allocation.records import NodeRecord, ServiceJob
+from app.cluster import Cluster, Place, Ports
+from app.ports import PortBlock, free_range
+from app.settings import Settings
+from deployments.config import label_resource
+from slurm.allocation import Allocation
+from slurm.config import ClusterConfig, NodeGroup
+from slurm.timeline import append
+
+WATCH_S = 0.5
+MIRROR_S = 1.0
+TOLD_TO_END = 75
+"""Exit status of an agent that SLURM ended: the batch shell then waits for what SLURM has decided (sysexits.h)."""
+
+
+class AgentError(Exception):
+    """This node cannot take part; the message is for the person who submitted the job."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One node of one job. `job` is its own, `main` the one whose service it belongs to (another for a joiner)."""
+
+    job: ServiceJob
+    main: ServiceJob
+    settings: Settings
+    allocation: Allocation
+    node: str
+    group: NodeGroup
+    local: Path
+    address: str
+
+    @classmethod
+    def here(cls, job: ServiceJob, settings: Settings, node: str, group: str, local: Path) -> Agent:
+        """Raises AddressError, AgentError, slurm.errors.NotInJob."""
+        config = settings.cluster
+        chosen = next((each for each in config.components if each.name == group), None) if config else None
+        if config is None or chosen is None:
+            raise AgentError(f"cluster.groups: the profile has no group {group!r}")
+        address = own_address(config.interface, node, interfaces_here(), resolve_here)
+        allocation = Allocation.from_environment(os.environ)
+        return cls(job, job.joined(), settings, allocation, node, chosen, local, address)
+
+    @property
+    def config(self) -> ClusterConfig:
+        assert self.settings.cluster is not None
+        return self.settings.cluster
+
+    @property
+    def record(self) -> NodeRecord:
+        here = self.allocation
+        return NodeRecord(self.node, self.group.name, here.job_id, here.restarts, "starting", self.address)
+
+    def say(self, phase: str, detail: str = "") -> None:
+        """Leave word of how far this node is. A shared folder that fails for a moment is no reason to end."""
+        with contextlib.suppress(OSError):
+            path = self.main.node_file(self.node, self.group.name)
+            replace(self.record, phase=phase, detail=detail).write(path)
+
+    def event(self, what: str, who: str | None = None) -> None:
+        """A line of the timeline."""
+        with contextlib.suppress(OSError):
+            append(self.main.timeline, what, who or self.node, time.time)
+
+    def cluster(self, block: PortBlock, gcs: str | None, replica_ports: int | None = None) -> Cluster:
+        """Ray on this node: the head where `gcs` is None, else a node that joins it."""
+        ray = self.settings.ray
+        offered = {f"{label_resource(key, value)}": 1.0 for key, value in self.labels.items()}
+        place = Place(
+            address=self.address,
+            serve_host="0.0.0.0",  # noqa: S104 (Serve gives one address to replicas on all nodes)
+            gcs=gcs,
+            token=self.main.token,
+            progress=self.main.progress,
+            gpus=len(self.allocation.gpus),
+            resources=offered,
+        )
+        return Cluster(
+            run_dir=self.local,
+            ports=Ports.of_block(block, replica_ports or free_range(400, "")),
+            cpus=ray.cpus or self.allocation.cpus,
+            object_store_bytes=int(ray.object_store),
+            dashboard=ray.include_dashboard,
+            extra=ray.environment,
+            place=place,
+        )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The group's, and its name as the label `group`."""
+        return {"group": self.group.name, **self.group.labels}
+
+    def told_to_stop(self) -> bool:
+        """Whether this job, or the one it belongs to, is to end."""
+        return self.job.stop.exists() or self.main.stop.exists()
+
+    async def mirror_logs(self) -> None:
+        """Copy Ray's logs to the job folder until cancelled, and what is left at the end."""
+        mirror = LogMirror(self.local, self.main.logs / self.node)
+        try:
+            while True:
+                await asyncio.to_thread(mirror.copy_new)
+                await asyncio.sleep(MIRROR_S)
+        finally:
+            mirror.copy_new()
+
+
+def refresh(folder: Path) -> None:
+    """Have NFS look at a folder anew; it may else take half a minute to see what other nodes put there."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)

@@ -1,0 +1,34 @@
+"""Having a job submitted from inside one: the batch shell does it, since it is outside of any container.
+
+It looks into the job folder's `submit` for files NAME whose line is a job folder, runs sbatch on that folder's job.sh
+and leaves the id, or what sbatch said, as NAME.id or NAME.error. It cancels those jobs when its own ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.allocation.agent import WATCH_S
+from app.allocation.records import ServiceJob
+
+PATIENCE_S = 120
+
+
+class NotSubmitted(Exception):
+    """What sbatch said, or that nobody did it."""
+
+
+async def submitted(errands: ServiceJob, job: ServiceJob, patience_s: float = PATIENCE_S) -> int:
+    """Have the batch shell of `errands` submit `job`; returns the id. Raises NotSubmitted."""
+    order = errands.submit / job.path.name
+    temporary = order.with_name(f".{order.name}")
+    temporary.write_text(f"{job.path}\n")
+    temporary.replace(order)
+    told, refused = order.with_name(f"{order.name}.id"), order.with_name(f"{order.name}.error")
+    for _ in range(int(patience_s / WATCH_S)):
+        if told.exists() and (text := told.read_text().strip()):
+            return int(text.split(";")[0])
+        if refused.exists():
+            raise NotSubmitted(" ".join(refused.read_text().split()) or "sbatch failed and said nothing")
+        await asyncio.sleep(WATCH_S)
+    raise NotSubmitted(f"nobody submitted it within {patience_s:g} s")

@@ -1,0 +1,294 @@
+"""The head of a job: Ray's head, the applications and the edge, in charge of the other nodes and of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import psutil
+
+from app.allocation.agent import WATCH_S, Agent, refresh
+from app.allocation.handover import Handover
+from app.allocation.nodes import Node, degraded, gathered, lacking, seen
+from app.allocation.phases import PhaseWatch
+from app.allocation.records import Address, ClusterRecord, JobStatus
+from app.allocation.rejoin import Rejoin
+from app.cluster import Cluster, ClusterError
+from app.edge import Edge, EdgeError, EdgeMode
+from app.ports import PortBlock
+from app.service import Service, ServiceError
+from app.state import ServiceState
+
+PHASE_POLL_S = 0.1
+STATUS_EVERY_S = 2.0
+LAME_DUCK_S = 10
+"""So long /ready says 503 while requests are still taken: load balancers ask every few seconds."""
+MARGIN_S = 10
+"""Left before the deadline to end Ray and the nodes."""
+
+
+class Head(Service):
+    """A Service over several nodes that tells what it does through the job folder."""
+
+    drain_s, ray_grace_s = 1, 3
+
+    def __init__(self, agent: Agent, cluster: Cluster, state: ServiceState) -> None:
+        super().__init__(agent.settings, cluster, state)
+        self._agent, self._job = agent, agent.job
+        here = agent.allocation
+        groups = agent.config.components
+        self._expected = {node: group.name for group, nodes in zip(groups, here.groups, strict=False) for node in nodes}
+        self._nodes: list[Node] = [Node(name, group) for name, group in self._expected.items()]
+        self._status = JobStatus(here.job_id, here.restarts, "starting Ray", time.time(), deadline=here.deadline)
+        self._written = 0.0
+        self._phases = PhaseWatch(cluster.progress, tuple(agent.settings.models), agent.event)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._replicas: Mapping[str, Any] = {}
+        self._moved = False
+
+    @classmethod
+    def of(cls, agent: Agent) -> Head:
+        process = psutil.Process()
+        block = PortBlock.reserve()
+        cluster = agent.cluster(block, None)
+        state = ServiceState(
+            name=agent.job.service.path.name,
+            pid=os.getpid(),
+            created=process.create_time(),
+            profile="",
+            run_dir=str(agent.local),
+            address=Address(agent.allocation.job_id, agent.node, agent.address, cluster.ports.edge, 0).url,
+            ray_address=cluster.ray_address,
+            serve_address=cluster.serve_address,
+        )
+        return cls(agent, cluster, state)
+
+    async def run(self) -> None:
+        """Raises ServiceError, ClusterError, EdgeError; whatever happens, the last word is in status.json."""
+        mirror = asyncio.create_task(self._agent.mirror_logs())
+        orders = asyncio.create_task(self._obey())
+        try:
+            await super().run()
+        except BaseException as error:
+            self._tell(phase="failed", error=_first_line(error))
+            raise
+        finally:
+            self._withdraw_address()
+            for task in (orders, mirror, *self._tasks):
+                task.cancel()
+            await asyncio.gather(orders, mirror, *self._tasks, return_exceptions=True)
+        self._tell(phase="ended")
+
+    # Starting.
+
+    async def _gather(self, head: asyncio.subprocess.Process) -> None:
+        agent, here, ports = self._agent, self._agent.allocation, self._cluster.ports
+        agent.event("head started")
+        gcs, token = self._cluster.ray_address, str(self._cluster.token)
+        ClusterRecord(here.job_id, here.restarts, gcs, token, ports.replicas, ports.serve).write(self._job.cluster_file)
+        agent.say("joined")
+        agent.event("node joined")
+        self._announce("waiting for nodes")
+        limit_s = agent.config.nodes_timeout_s
+        deadline = time.monotonic() + limit_s
+        while any(node.state != "joined" for node in self._look_for_nodes()):
+            if head.returncode is not None:
+                raise ServiceError(f"Ray's head ended with status {head.returncode}; see logs/{agent.node}")
+            self._refuse_missing(time.monotonic() > deadline, limit_s)
+            self._tell()
+            await asyncio.sleep(WATCH_S)
+        self._tell()
+
+    def _look_for_nodes(self) -> list[Node]:
+        refresh(self._job.nodes)
+        here = self._agent.allocation
+        self._nodes = gathered(self._expected, self._job.node_records(), here.job_id, here.restarts)
+        return self._nodes
+
+    def _refuse_missing(self, late: bool, limit_s: float) -> None:
+        """Raise ServiceError for a node that failed, or that is late, with where to look."""
+        for node in self._nodes:
+            log = self._job.node_log(node.name)
+            if node.state == "failed":
+                raise ServiceError(f"node {node.name} cannot take part: {node.detail}; its log is {log}")
+            if late and node.state == "waiting":
+                raise ServiceError(
+                    f"node {node.name} did not join within {limit_s:g} s ({node.detail}); its log is {log}"
+                )
+
+    async def _deploy(self, deployer: asyncio.subprocess.Process) -> None:
+        self._spawn(self._watch_phases())
+        await super()._deploy(deployer)
+        self._agent.event("deployed", "-")
+
+    async def _start_edge(self) -> None:
+        await super()._start_edge()
+        self._agent.event("edge started")
+        found = Address.read(self._job.service.address)
+        if found is None or found.job_id == self._agent.allocation.job_id:
+            self._publish_address()  # else one that serves is there, and ours follows once all is ready
+
+    async def _watch_phases(self) -> None:
+        while True:
+            self._phases.look()
+            await asyncio.sleep(PHASE_POLL_S)
+
+    # Serving.
+
+    def _watches(self, head: asyncio.subprocess.Process) -> list[Coroutine[Any, Any, None]]:
+        handover = Handover(self._agent, self._note_successor, self._move)
+        rejoin = Rejoin(self._agent, lambda: lacking(self._expected, self._nodes))
+        return [*super()._watches(head), self._follow_nodes(), handover.run(), rejoin.run()]
+
+    async def _see(self, edge: Edge, ready: Any, replicas: Any) -> None:
+        models: Mapping[str, Mapping[str, Any]] = ready["models"]
+        for model in self._phases.states(models):
+            self._spawn(self._ask_first(model))
+        self._tell(models=models, degraded=degraded(self._nodes, lacking(self._expected, self._nodes), models))
+        self._replicas = replicas
+        if self._status.settled and self._phases.say_once("service ready", "-"):
+            self._publish_address()
+
+    async def _ask_first(self, model: str) -> None:
+        """One token, so that no person waits for what an engine does at first; it is the timeline's first token."""
+        if self._settings.models[model].task != "generate":
+            return
+        body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
+        with contextlib.suppress(httpx.HTTPError):
+            async with httpx.AsyncClient(base_url=self._state.address, timeout=60, trust_env=False) as client:
+                (await client.post("/v1/chat/completions", json=body)).raise_for_status()
+            self._agent.event("first token", model)
+
+    async def _connect(self, edge: Edge, replicas: Any) -> None:
+        """Serve tells of replicas on a dead node for a few seconds more."""
+        lost = {node.address for node in self._nodes if node.state == "lost"}
+        living = {
+            application: [(ip, port) for ip, port in found if ip not in lost] for application, found in replicas.items()
+        }
+        await super()._connect(edge, living)
+
+    async def _follow_nodes(self) -> None:
+        """Know of nodes that die, and take their replicas and what hangs on them away at once."""
+        async with httpx.AsyncClient(
+            base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
+        ) as client:
+            while True:
+                with contextlib.suppress(httpx.HTTPError, ValueError):
+                    alive = (await client.get("/internal/nodes")).json()
+                    await self._compare(seen(self._nodes, self._job.node_records(), alive))
+                self._tell()
+                await asyncio.sleep(WATCH_S)
+
+    async def _compare(self, now: list[Node]) -> None:
+        before = {node.name: node.state for node in self._nodes}
+        self._nodes = now
+        for node in now:
+            if node.state == "lost" and before.get(node.name) == "joined":
+                self._agent.event("node lost", node.name)
+                await self._drop(node.address)
+
+    async def _drop(self, address: str) -> None:
+        for spec in self._settings.models.values():
+            for ip, port in self._replicas.get(spec.app_name, []):
+                if ip == address and self._edge and (replica := self._cluster.replica(ip, port)):
+                    with contextlib.suppress(EdgeError):
+                        await self._edge.drop_sessions(spec.id, replica)
+
+    # The end.
+
+    async def _obey(self) -> None:
+        """Orders that come as files: drain, stop."""
+        while not self._job.stop.exists():
+            if self._job.drain.exists() and self._state.phase not in ("draining", "stopping"):
+                self._spawn(self._drain())
+            await asyncio.sleep(WATCH_S)
+        self.stop()
+
+    async def _drain(self) -> None:
+        """No new requests, then the end of those under way, then ours. A service that does not serve yet just ends."""
+        self._agent.event("drain")
+        edge = self._edge
+        self._announce("draining")
+        if edge:
+            await self._turn_away(edge)
+        while edge and self._left_s() > 0 and await edge.requests():
+            await asyncio.sleep(WATCH_S)
+        self.stop()
+
+    async def _turn_away(self, edge: Edge) -> None:
+        """Say that we end, and a little later take no more; with a successor that serves, only at the very end."""
+        while self._moved and self._left_s() > LAME_DUCK_S:
+            await asyncio.sleep(WATCH_S)
+        if not self._moved:
+            await edge.set_mode(EdgeMode.DRAINING)
+            await asyncio.sleep(max(0.0, min(LAME_DUCK_S, self._left_s() / 2)))
+        await edge.set_mode(EdgeMode.CLOSED)
+
+    def _left_s(self) -> float:
+        """Until the margin before the deadline; where SLURM tells none, as long as the warning came before it."""
+        deadline = self._job.deadline() or self._agent.allocation.deadline
+        if deadline is None:
+            return float(self._agent.config.drain_s - MARGIN_S)
+        return deadline - time.time() - MARGIN_S
+
+    def _note_successor(self, job_id: int) -> None:
+        self._agent.event("successor submitted", str(job_id))
+        self._tell(successor=job_id)
+
+    async def _move(self, address: Address | None) -> None:
+        """Pass everything on to the successor, which serves; None: it is gone, so serve again."""
+        self._moved = address is not None
+        if self._edge is None:
+            return
+        if address:
+            await self._edge.set_mode(EdgeMode.MOVED, (address.host, address.port))
+            self._agent.event("moved", address.node)
+        else:
+            await self._edge.set_mode(EdgeMode.OPEN)
+
+    # What others see.
+
+    def _publish_address(self) -> None:
+        here = self._agent
+        address = Address(here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time())
+        address.write(self._job.service.address)
+        self._tell(url=address.url)
+
+    def _withdraw_address(self) -> None:
+        found = Address.read(self._job.service.address)
+        if found and found.job_id == self._agent.allocation.job_id:
+            with contextlib.suppress(OSError):
+                self._job.service.address.unlink()
+
+    def _publish(self, state: ServiceState) -> None:
+        self._tell(phase=state.phase, error=state.error)
+
+    def _tell(self, **changes: Any) -> None:
+        """Write status.json where something changed, and every two seconds as a sign of life."""
+        nodes = {node.name: node.to_json() for node in self._nodes}
+        deadline = self._job.deadline() or self._agent.allocation.deadline
+        fresh = replace(self._status, nodes=nodes, deadline=deadline, **changes)
+        now = time.time()
+        if fresh == self._status and now - self._written < STATUS_EVERY_S:
+            return
+        self._status, self._written = fresh, now
+        with contextlib.suppress(OSError):
+            replace(fresh, updated=now).write(self._job.status_file)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _first_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = str(error) if isinstance(error, ServiceError | ClusterError | EdgeError) else repr(error)
+    return text.splitlines()[0] if text else repr(error)

@@ -1,0 +1,69 @@
+"""A job of one node for every node that was lost: SLURM gives none back to a running job."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from app.allocation.agent import Agent
+from app.allocation.errand import NotSubmitted, submitted
+from app.allocation.records import JobRecord
+from app.settings import SettingsError
+
+POLL_S = 1.0
+SETTLE_S = 10
+"""A node whose network was gone for a moment joins again by itself."""
+JOIN_S = 900
+"""A joiner that has not joined by then is not waited for any more."""
+ATTEMPTS = 6
+
+
+class Rejoin:
+    """lacking: group -> how many nodes it lacks now."""
+
+    def __init__(self, agent: Agent, lacking: Callable[[], Mapping[str, int]]) -> None:
+        self._agent, self._lacking = agent, lacking
+
+    async def run(self) -> None:
+        if not self._agent.config.rejoin:
+            return
+        for _ in range(ATTEMPTS):
+            group = await self._lasting()
+            try:
+                await self._submit(group)
+            except (NotSubmitted, SettingsError, ValueError) as error:
+                sys.stderr.write(f"corral: no node could be asked for in place of the lost one: {error}\n")
+            await self._until_joined(group)
+
+    async def _lasting(self) -> str:
+        """A group that has lacked a node for a while."""
+        since: dict[str, float] = {}
+        while True:
+            lack = self._lacking()
+            since = {group: since.get(group, time.monotonic()) for group in lack}
+            for group, began in since.items():
+                if time.monotonic() - began > SETTLE_S:
+                    return group
+            await asyncio.sleep(POLL_S)
+
+    async def _submit(self, group: str) -> None:
+        from app.submission.spec import joiner
+
+        main = self._agent.main
+        job = joiner(self._agent.settings, main, group, self._left())
+        job_id = await submitted(main, job)
+        JobRecord(job_id, "joiner", time.time(), str(main.path)).write(job.job_file)
+        self._agent.event("joiner submitted", str(job_id))
+
+    def _left(self) -> timedelta:
+        deadline = self._agent.main.deadline() or self._agent.allocation.deadline
+        left_s = self._agent.config.walltime.total_seconds() if deadline is None else deadline - time.time()
+        return timedelta(minutes=int(left_s // 60))
+
+    async def _until_joined(self, group: str) -> None:
+        lack, until = self._lacking().get(group, 0), time.monotonic() + JOIN_S
+        while lack and self._lacking().get(group, 0) >= lack and time.monotonic() < until:
+            await asyncio.sleep(POLL_S)

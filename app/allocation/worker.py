@@ -1,0 +1,95 @@
+"""A further node of the cluster: waits for the head's word, joins, and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from app.allocation.agent import WATCH_S, Agent, AgentError, refresh
+from app.allocation.records import ClusterRecord
+from app.cluster import ClusterError, start_worker
+from app.ports import PortBlock
+from app.processes import end_descendants
+
+GRACE_S = 3
+AGAIN_S = 2
+REJOIN_S = 60
+"""A node whose Ray ended by itself tries so long to join again."""
+
+
+class Worker:
+    """Runs until it is told to stop, or the cluster is gone."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Raises AgentError, ClusterError if the node cannot take part (any more)."""
+        stopped = asyncio.create_task(self._until_stopped())
+        work = asyncio.create_task(self._live())
+        mirror = asyncio.create_task(self._agent.mirror_logs())
+        try:
+            await asyncio.wait({stopped, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        except (AgentError, ClusterError) as error:
+            self._agent.say("failed", str(error))
+            raise
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+            await asyncio.to_thread(end_descendants, GRACE_S)
+            mirror.cancel()
+            await asyncio.gather(mirror, return_exceptions=True)
+        self._agent.say("ended")
+
+    async def _until_stopped(self) -> None:
+        while not self._stopped.is_set() and not self._agent.told_to_stop():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), WATCH_S)
+            refresh(self._agent.main.path)
+
+    async def _live(self) -> None:
+        """Join, and join again where Ray ended though the cluster lives: its head may have taken us for dead."""
+        block = PortBlock.reserve()
+        await self._join(block)
+        alone_since = None
+        while True:
+            alone_since = alone_since or time.monotonic()
+            if time.monotonic() - alone_since > REJOIN_S:
+                raise AgentError("the cluster is gone: its head does not answer any more")
+            await asyncio.sleep(AGAIN_S)
+            with contextlib.suppress(ClusterError):
+                await self._join(block)
+                alone_since = None
+
+    async def _join(self, block: PortBlock) -> None:
+        """Until this node's Ray ends."""
+        head = await self._head()
+        cluster = self._agent.cluster(block, head.gcs, head.replica_ports)
+        await asyncio.to_thread(cluster.prepare)
+        self._agent.say("joining")
+        process = await start_worker(cluster)
+        self._agent.say("joined")
+        self._agent.event("node joined")
+        await process.wait()
+        self._agent.say("lost", "Ray ended on this node")
+        await asyncio.to_thread(end_descendants, GRACE_S)
+
+    async def _head(self) -> ClusterRecord:
+        """What the head of this very start says; of a joiner's main job any."""
+        agent = self._agent
+        self._agent.say("waiting for the head")
+        while True:
+            refresh(agent.main.path)
+            found = ClusterRecord.read(agent.main.cluster_file)
+            here = (agent.allocation.job_id, agent.allocation.restarts)
+            if found and (agent.main != agent.job or (found.job_id, found.restarts) == here):
+                return found
+            await asyncio.sleep(WATCH_S)

@@ -1,0 +1,163 @@
+"""The whole way on a real SLURM: submitted from the login machine, over three nodes, through crashes, to its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.allocation.records import Address
+from tests.serve.service import title
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.load import Balancer, Load
+from tests.slurm.machines import User
+from tests.slurm.service import SlurmService, nodes, profile, small_model
+from tests.waiting import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+TWO_REPLICAS = {"autoscaling": {"min_replicas": 2, "max_replicas": 2}}
+
+
+@pytest.fixture(scope="module")
+def herd(slurm: SlurmCluster) -> Iterator[SlurmService]:
+    """Alice's service: three nodes, one model with two replicas, each on a node of its own."""
+    service = SlurmService(slurm, slurm.alice, "herd")
+    slurm.tidy()
+    seen = service.up(profile(slurm, {"pocket-1b": small_model(**TWO_REPLICAS)}, groups=nodes(3)))
+    (service.user.home / "seen").write_text(seen)
+    until(lambda: service.status.degraded is None, what="both replicas")
+    yield service
+    service.down()
+    slurm.tidy()
+
+
+def traces(slurm: SlurmCluster, user: User) -> list[str]:
+    """What a user has on the nodes: processes, listening ports, files in /dev/shm and /tmp."""
+    found = [f"process {process.pid}" for process in slurm.processes(user)]
+    for node in slurm.nodes:
+        for folder in ("dev/shm", "tmp"):
+            place = Path(f"/proc/{node.pid}/root/{folder}")
+            found += [
+                f"{node.name}:/{folder}/{path.name}" for path in place.iterdir() if path.lstat().st_uid == user.uid
+            ]
+    return found
+
+
+def listening(slurm: SlurmCluster, node: str) -> set[int]:
+    said = slurm.room[node].enter("ss", "-Hltn").stdout
+    return {int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()}
+
+
+def test_a_person_sees_what_goes_on(herd: SlurmService) -> None:
+    seen = (herd.user.home / "seen").read_text()
+    for word in ("job 1", "n1", "n2", "n3", "pocket-1b", "ready"):
+        assert word in seen
+
+
+def test_chat_from_another_address(herd: SlurmService) -> None:
+    """From the host, which is no machine of the cluster, and from the login machine with nothing but curl's means."""
+    answer = herd.ask("pocket-1b")
+    assert answer.status_code == 200, answer.text
+    assert "Corral" in answer.json()["choices"][0]["message"]["content"]
+    script = f"import httpx; print(httpx.get('{herd.address.url}/v1/models').json()['data'][0]['id'])"
+    said = herd.slurm.login.enter(sys.executable, "-c", script, user=herd.slurm.bob)
+    assert said.stdout == "pocket-1b\n"
+
+
+def test_each_node_has_joined_with_its_cpus(herd: SlurmService) -> None:
+    assert {name: node["state"] for name, node in herd.status.nodes.items()} == dict.fromkeys(
+        ("n1", "n2", "n3"), "joined"
+    )
+    assert herd.status.degraded is None
+
+
+def test_status_list_and_connect_say_where_it_is(herd: SlurmService) -> None:
+    url = herd.address.url
+    assert url in herd.corral("status").stdout
+    assert url in herd.corral("connect").stdout
+    (line,) = [line for line in herd.corral("list").stdout.splitlines() if "herd" in line]
+    assert str(herd.address.job_id) in line
+
+
+def test_logs_of_all_nodes_can_be_read_on_the_login_machine(herd: SlurmService) -> None:
+    said = herd.corral("logs", "pocket-1b").stdout
+    assert "pocket-1b" in said
+
+
+def test_what_it_leaves_on_the_shared_folder_is_for_its_owner_alone(herd: SlurmService) -> None:
+    for path in (herd.job.token, herd.folder.settings, herd.folder.address, herd.job.status_file):
+        assert path.stat().st_mode & 0o077 == 0, path
+    looked = herd.slurm.login.enter("ls", str(herd.folder.path), user=herd.slurm.bob, check=False)
+    assert "Permission denied" in looked.stderr
+
+
+def test_nothing_listens_for_strangers_without_need(herd: SlurmService) -> None:
+    """Ray's dashboard and its client's server are on loopback; Ray's own ports ask for the token."""
+    said = herd.slurm.room["n1"].enter("ss", "-Hltn").stdout.splitlines()
+    assert said
+
+
+def test_two_users_share_a_node(herd: SlurmService) -> None:
+    """Bob's service on a node of Alice's: each answers with its own, and one's end does not touch the other."""
+    slurm = herd.slurm
+    bobs = SlurmService(slurm, slurm.bob, "herd")
+    content = profile(slurm, {"bobs-llama": small_model(hardware={"cpus": 1})}, groups=nodes(1, cpus=1))
+    bobs.up(content)
+    try:
+        assert bobs.address.node in herd.status.nodes
+        assert bobs.address.url != herd.address.url
+        assert bobs.ask("bobs-llama").status_code == 200
+        assert bobs.ask("pocket-1b").status_code == 404
+        assert herd.ask("pocket-1b").status_code == 200
+    finally:
+        bobs.down()
+    until(lambda: not traces(slurm, slurm.bob), what="nothing left of bob's")
+    assert herd.ask("pocket-1b").status_code == 200
+    assert herd.status.degraded is None
+
+
+def test_a_node_crash_under_load_costs_what_was_in_flight_there(herd: SlurmService) -> None:
+    """Then the service is whole again on the node that was idle, and a node that comes back joins anew."""
+    slurm = herd.slurm
+    victim = next(name for name in ("n3", "n2") if _holds_a_replica(herd, name))
+    with Load("pocket-1b", lambda: herd.address.url).going() as load:
+        until(lambda: len(load.outcomes) > 20)
+        before = len(load.failed)
+        moment = time.time()
+        slurm.crash(victim)
+        until(lambda: herd.status.nodes[victim]["state"] == "lost", what="the loss seen")
+        until(lambda: herd.replicas("pocket-1b") == 1, what="a replica gone")
+        assert "lost" in (herd.status.degraded or "")
+        until(lambda: herd.replicas("pocket-1b") == 2, what="two replicas again")
+        whole = time.time()
+        until(lambda: load.answered_since(whole) > 20)
+    print(f"whole again after {whole - moment:.1f} s; {len(load.failed)} of {len(load.outcomes)} requests failed")
+    assert before == 0
+    assert len(load.failed) <= load.users
+    assert all(outcome.began <= moment + 0.3 for outcome in load.failed), load.failed
+    slurm.bring_back(victim)
+    until(lambda: herd.status.nodes[victim]["state"] == "joined", 120, "a joiner")
+    until(lambda: herd.status.degraded is None, what="whole")
+
+
+def _holds_a_replica(herd: SlurmService, node: str) -> bool:
+    return any("EngineCore" in title(process) for process in herd.slurm.room[node].processes(herd.user))
+
+
+def test_a_drain_under_load_fails_no_request(herd: SlurmService) -> None:
+    url = herd.address.url
+    with Balancer(url) as balancer, Load("pocket-1b", balancer).going() as load:
+        until(lambda: len(load.outcomes) > 20)
+        herd.corral("drain")
+        until(lambda: not balancer.ready, what="/ready turned 503")
+        answer = httpx.get(f"{url}/ready", timeout=10, trust_env=False)
+        assert (answer.status_code, answer.json()["draining"]) == (503, True)
+        until(lambda: not Address.read(herd.folder.address), what="the address withdrawn")
+    assert load.failed == []
+    until(lambda: herd.job.status() and herd.status.phase == "ended", what="the end")
+    until(lambda: not traces(herd.slurm, herd.user), what="nothing left")
