@@ -71,6 +71,7 @@ class Place:
     serve_host: what Serve and the replicas listen on. Serve gives the same to replicas of all nodes.
     gcs:        the head's GCS, on a worker.
     token, progress: on the shared folder, where there are several nodes.
+    node_timeout_s: a node that is silent for so long is dead.
     resources:  what this node offers beside CPUs, GPUs and memory.
     """
 
@@ -80,6 +81,7 @@ class Place:
     token: Path | None = None
     progress: Path | None = None
     gpus: int | None = None
+    node_timeout_s: float = 5
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -176,11 +178,11 @@ class Cluster:
             return {}
         return {
             "VLLM_HOST_IP": self.place.address,
-            # A dead node is noticed in seconds; by Ray's defaults it takes half a minute.
+            # By Ray's defaults a dead node is noticed after half a minute. A check that fails takes 1.5 s with its pause.
             "RAY_health_check_initial_delay_ms": "1000",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_period_ms": "500",
+            "RAY_health_check_timeout_ms": "1000",
+            "RAY_health_check_failure_threshold": str(max(1, int(self.place.node_timeout_s / 1.5))),
         }
 
     def head_command(self) -> list[str]:

@@ -149,7 +149,7 @@ class Service:
                     replicas = await _get(client, "/internal/replicas")
                     await self._connect(self._edge, replicas)
                     await self._see(self._edge, ready, replicas)
-                    pause_s = SETTLED_POLL_S if ready["ready"] else POLL_S
+                    pause_s = SETTLED_POLL_S if _whole(ready) else POLL_S
                 with contextlib.suppress(OSError):
                     self._edge.rotate_log()
                 await asyncio.sleep(pause_s)
@@ -179,6 +179,12 @@ def _limits(spec: ModelSpec) -> ModelLimits:
     return ModelLimits(
         replicas=spec.autoscaling.max_replicas, in_flight=spec.max_ongoing_requests, queue=spec.max_queued_requests
     )
+
+
+def _whole(ready: Any) -> bool:
+    """Whether every model answers with as many replicas as it should have."""
+    models = ready["models"].values()
+    return bool(ready["ready"]) and all(each["replicas"] >= each["target_replicas"] for each in models)
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> Any:

@@ -18,6 +18,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
 from starlette.types import ASGIApp
 
+from deployments import warm_engine
 from deployments.config import ModelSpec
 from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
 from deployments.gate import Gate
@@ -47,6 +48,8 @@ class CorralEngine(VLLMEngine):  # type: ignore[misc]
         if config.device_config.device_type == "cpu" and parallel.world_size == 1:
             parallel.distributed_executor_backend = "uni"
             parallel.worker_cls = "deployments.lone_worker.LoneWorker"
+            if warm_engine.is_running():
+                warm_engine.use()
         frontend.lora_modules = _adapters(frontend.lora_modules)
         return arguments, frontend, config
 

@@ -177,6 +177,7 @@ class ClusterConfig(Section):
     lead_s: int = Field(900, ge=0, description="The successor is submitted so long before the drain.")
     rejoin: bool = Field(True, description="Submit a job of one node for a node that was lost.")
     nodes_timeout_s: int = Field(600, ge=10, description="All nodes must have joined by then, from the job's start.")
+    node_timeout_s: int = Field(5, ge=2, description="A node that Ray hears nothing of for so long counts as dead.")
     copy_weights: bool = Field(False, description="Copy staged weights to `local` before a node joins.")
     extra: tuple[Line, ...] = Field((), description="Further #SBATCH options, each --name or --name=value.")
 

@@ -86,6 +86,7 @@ class Agent:
             token=self.main.token,
             progress=self.main.progress,
             gpus=len(self.allocation.gpus),
+            node_timeout_s=self.config.node_timeout_s,
             resources=offered,
         )
         return Cluster(

@@ -1,7 +1,8 @@
 """Having a job submitted from inside one: the batch shell does it, since it is outside of any container.
 
 It looks into the job folder's `submit` for files NAME whose line is a job folder, runs sbatch on that folder's job.sh
-and leaves the id, or what sbatch said, as NAME.id or NAME.error. It cancels those jobs when its own ends.
+and leaves the id, or what sbatch said, as NAME.id or NAME.error. NAME.cancel has it cancel that job; joiners it cancels
+when its own job ends.
 """
 
 from __future__ import annotations
@@ -32,3 +33,8 @@ async def submitted(errands: ServiceJob, job: ServiceJob, patience_s: float = PA
             raise NotSubmitted(" ".join(refused.read_text().split()) or "sbatch failed and said nothing")
         await asyncio.sleep(WATCH_S)
     raise NotSubmitted(f"nobody submitted it within {patience_s:g} s")
+
+
+def cancelled(errands: ServiceJob, job: ServiceJob) -> None:
+    """Have the batch shell cancel a job that it submitted."""
+    (errands.submit / f"{job.path.name}.cancel").touch()

@@ -27,12 +27,16 @@ class Outcome:
 
 @dataclass
 class Load:
-    """`users` threads that ask again and again, each time whom `address` names; where it names nobody they wait."""
+    """`users` threads that ask, think and ask again, each time whom `address` names; where it names nobody they wait.
+
+    All nodes share two cores here: users who never think would slow down the start of what replaces a lost replica.
+    """
 
     model: str
     address: Callable[[], str | None]
     users: int = 4
-    tokens: int = 48
+    tokens: int = 24
+    think_s: float = 1.0
     outcomes: list[Outcome] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -60,6 +64,7 @@ class Load:
             while not self._over.is_set():
                 if url := self.address():
                     self.outcomes.append(self._request(client, url))
+                    self._over.wait(self.think_s)
                 else:
                     self._over.wait(0.1)
 

@@ -107,16 +107,22 @@ until_end() {
   done
 }
 
-# worker GROUP NODE [SRUN OPTION]: a step and the one who watches it; the job goes on without it.
+# worker GROUP NODE [SRUN OPTION]: a step and the one who watches it; the job goes on without it, and tries it again.
 worker() {
-  local srun='' status
+  local srun='' status round
   trap 'interrupted=1; [ -z "$srun" ] || kill -TERM "$srun"' TERM
   trap '' USR1
-  step worker "$@"
-  until_end "$srun"
-  status=$?
-  event 'step ended' "$2"
-  echo "corral: the step of worker $2 (group $1) ended with status $status; see logs/node-$2.log" >&2
+  for ((round = 0; round < 6; round++)); do
+    step worker "$@"
+    until_end "$srun"
+    status=$?
+    event 'step ended' "$2"
+    [ -e stop ] && break
+    echo "corral: the step of worker $2 (group $1) ended with status $status; see logs/node-$2.log" >&2
+    [ "$status" = 75 ] || [ "$status" = 143 ] && break
+    sleep $((10 + 20 * round))
+    [ -e stop ] && break
+  done
 }
 
 # What SLURM would pass on to a job that is submitted from here.
@@ -144,6 +150,9 @@ errands() {
       else
         mv "$order.said" "$order.error"
       fi
+    done
+    for order in submit/*.cancel; do
+      [ -f "$order" ] && scancel "$(cut -d';' -f1 "${order%.cancel}.id")" 2>/dev/null && rm "$order"
     done
     sleep 1
   done
