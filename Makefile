@@ -61,9 +61,10 @@ check: $(VENV)/.dev ## lint, types, import contracts, README
 	$(BIN)/python -m pytest -q tests/docs
 
 .PHONY: test
-test: $(VENV)/.dev ## unit tests in seconds, then the real thing on one Ray
+test: $(VENV)/.dev ## unit tests, the real thing on one Ray, then on a real SLURM of three machines (root on Debian)
 	$(BIN)/python -m pytest -q tests/unit tests/edge
 	$(BIN)/python -m pytest -q tests/serve
+	$(BIN)/python -m pytest -q tests/slurm
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Corral's one address against vLLM's own server, on the same engine arguments

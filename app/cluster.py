@@ -178,10 +178,12 @@ class Cluster:
             return {}
         return {
             "VLLM_HOST_IP": self.place.address,
-            # By Ray's defaults a dead node is noticed after half a minute. A check that fails takes 1.5 s with its pause.
+            # By Ray's defaults a dead node is noticed after half a minute, a dead head after a whole one. A check that
+            # fails takes 1.5 s with its pause.
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_timeout_ms": "1000",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
             "RAY_health_check_failure_threshold": str(max(1, int(self.place.node_timeout_s / 1.5))),
         }
 

@@ -2,28 +2,21 @@
 
 FOLDER/weights/OWNER--NAME/ holds a model and, written last, its manifest (slurm/staging.py). Until then `.parts` in
 there has the commit that was begun with, and the bytes of files that are not whole, under the names of their hashes:
-whoever comes next goes on from those. huggingface_hub lists; it downloads into files that it drops when it ends
-(version 2.4), so the bytes are fetched here.
+whoever comes next goes on from those.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-import httpx
-
-from app.fit import gib
+from app.download import READ, Doing, Part
+from app.fetch_report import FetchProgress, Report, State
+from app.hub import Damaged, Hub, Listing, RemoteFile, Unreachable
 from app.profile import absolute
 from app.settings import POCKET
 from deployments.config import ModelSpec
@@ -33,240 +26,18 @@ from slurm.staging import (
     Manifest,
     Meter,
     StagedFile,
-    StagingError,
     disk_errors,
     each,
     locked,
     need_room,
-    plain_path,
     read_manifest,
     write_manifest,
 )
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 PARTS = ".parts"
-READ = 4 << 20
 TRIES = 6
 """Requests in a row that bring nothing before the hub counts as gone; the waits between them add up to a minute."""
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-LONGEST_WAIT_S = 300
-WEIGHTS = (".safetensors", ".bin", ".pt")
-"""Formats that vLLM reads, the preferred one first; of a model only one is fetched."""
-USELESS = (
-    *WEIGHTS, ".pth", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5", ".msgpack", ".ot", ".tflite", ".npz", ".mlmodel",
-    ".ckpt", ".pkl", ".zip", ".tar", ".gz",
-)  # fmt: skip
-FOLDERS = ("original", "onnx", "openvino", "coreml", "runs", "logs")
-
-Doing = Literal["wait", "check", "download"]
-State = Literal["fetched", "already complete", "local", "left alone"]
-
-
-class FetchError(StagingError):
-    """A model cannot be staged. The text is one line that says what to do."""
-
-
-class NoAccess(FetchError):
-    """Gated, or the token is not accepted."""
-
-
-class NoSuchModel(FetchError):
-    """The hub does not know the model, the commit or the file, or does not show it."""
-
-
-class Unreachable(FetchError):
-    """The hub does not answer, or not now; `wait_s` is what it asked for."""
-
-    def __init__(self, message: str, wait_s: float = 0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-
-
-class Damaged(FetchError):
-    """A file came twice with the wrong bytes."""
-
-
-@dataclass(frozen=True)
-class FetchProgress:
-    """`done` of a source's `total` bytes are there and hashed; they become fewer if some were wrong.
-
-    doing: `wait` for another fetch of the same model, `check` bytes on the disk, `download` from the hub.
-    """
-
-    source: str
-    doing: Doing
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of one source. `models` are the served ids that use it; `seconds` and bytes are this run's.
-
-    folder: where it lies; None if it was left alone. revision: the commit, of hub models only.
-    reason: why it was left alone, or what is wrong with a local folder.
-    """
-
-    models: tuple[str, ...]
-    source: str
-    state: State
-    folder: Path | None = None
-    revision: str | None = None
-    files: int = 0
-    bytes: int = 0
-    downloaded: int = 0
-    seconds: float = 0
-    reason: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**vars(self), "folder": self.folder and str(self.folder), "seconds": round(self.seconds, 3)}
-
-    def line(self) -> str:
-        """For a person."""
-        who = f"{', '.join(self.models)}: {self.source}: {self.state}"
-        if self.state == "fetched":
-            who += f", {self.files} files, {gib(self.bytes)}, {gib(self.downloaded)} of it now in {self.seconds:.0f} s"
-        elif self.state == "already complete":
-            who += f", {self.files} files, {gib(self.bytes)}"
-        place = f", in {self.folder}" if self.folder and self.state != "local" else ""
-        return f"{who}{place}{f' ({self.reason})' if self.reason else ''}"
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of the hub. Large ones (LFS, Xet) have a sha256, the others the SHA-1 of their git blob."""
-
-    path: str
-    size: int
-    sha256: str | None
-    blob: str | None
-
-    @property
-    def part(self) -> str:
-        """Name of its unfinished bytes; another path or other content has another."""
-        about = hashlib.sha256(f"{self.path}\0{self.sha256 or self.blob}".encode()).hexdigest()
-        return f"{PurePosixPath(self.path).name[:128]}.{about[:16]}"
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A model as of one commit: the files that vLLM needs."""
-
-    source: str
-    revision: str
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-
-@dataclass(frozen=True)
-class Hub:
-    """The hub's door. Unset, `endpoint` and `token` are those of huggingface_hub: HF_ENDPOINT, HF_TOKEN, its login.
-
-    timeout_s: longest silence. pause_s: before the second try; doubled before each further one.
-    """
-
-    endpoint: str | None = None
-    token: str | None = None
-    timeout_s: float = 30
-    pause_s: float = 2
-
-    @property
-    def address(self) -> str:
-        from huggingface_hub import constants
-
-        return (self.endpoint or constants.ENDPOINT).rstrip("/")
-
-    def listing(self, source: str, revision: str | None = None) -> Listing:
-        """What to fetch of a model, at a commit or the newest one. Raises FetchError, above all if it is gated."""
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=self.address, token=self.token)
-        try:
-            info = api.model_info(source, revision=revision, files_metadata=True, timeout=self.timeout_s)
-            if info.gated:
-                api.auth_check(source)
-        except Exception as error:  # which HTTP library's errors come through depends on huggingface_hub's version
-            raise self._listing_error(error, source) from error
-        files = [_remote_file(source, sibling) for sibling in needed(info.siblings or [])]
-        if not any(file.path.endswith(WEIGHTS) for file in files):
-            raise FetchError(f"{source} has no weights that vLLM reads (safetensors); choose another model")
-        return Listing(source, info.sha or revision or "main", tuple(files))
-
-    @contextmanager
-    def read(self, listing: Listing, path: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """A file's bytes from `start` on, and where they really start: at 0 if the hub gives no ranges."""
-        from huggingface_hub import get_token, hf_hub_url
-
-        url = hf_hub_url(listing.source, path, revision=listing.revision, endpoint=self.address)
-        # A compressed answer has no ranges. httpx drops the token where the hub sends on to another host.
-        headers = {"accept-encoding": "identity"}
-        if token := self.token or get_token():
-            headers["authorization"] = f"Bearer {token}"
-        if start:
-            headers["range"] = f"bytes={start}-"
-        try:
-            with httpx.stream(
-                "GET", url, headers=headers, follow_redirects=True, timeout=self.timeout_s, verify=_certificates()
-            ) as answer:
-                if answer.status_code == 416:  # there is no more
-                    yield start, iter(())
-                    return
-                self._check(answer, listing.source, path)
-                yield start if answer.status_code == 206 else 0, answer.iter_bytes()
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    def _check(self, answer: httpx.Response, source: str, path: str) -> None:
-        status = answer.status_code
-        if status in TRANSIENT:
-            raise Unreachable(f"{self.address} answers {status} for {source}: try again later", _retry_after(answer))
-        if status >= 400:
-            raise self._refusal(status, answer.headers.get("x-error-code", ""), f"{source}/{path}", source)
-
-    def _listing_error(self, error: Exception, source: str) -> FetchError:
-        """What a person does about an error of huggingface_hub."""
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-        if isinstance(error, OfflineModeIsEnabled):
-            return Unreachable("HF_HUB_OFFLINE is set, so the hub is not asked; unset it for this command")
-        if isinstance(error, HFValidationError):
-            return NoSuchModel(f"{source!r} is no hub id; write owner/name")
-        if not isinstance(error, HfHubHTTPError):
-            return self._unreachable(error)
-        if error.response.status_code in TRANSIENT:
-            return Unreachable(f"{self.address} answers {error.response.status_code} for {source}: try again later")
-        return self._refusal(error.response.status_code, error.response.headers.get("x-error-code", ""), source, source)
-
-    def _refusal(self, status: int, code: str, what: str, source: str) -> FetchError:
-        if code == "GatedRepo":
-            return NoAccess(
-                f"{source} is gated: accept its licence at {self.address}/{source}, then set HF_TOKEN to a token of "
-                f"that account (or run `hf auth login`) and run this again"
-            )
-        if code == "RevisionNotFound":
-            return NoSuchModel(
-                f"{source}: the commit that was begun with is gone from the hub; remove its folder and run this again"
-            )
-        if status in (404, 410) or code == "RepoNotFound":
-            return NoSuchModel(f"the hub shows no {what}: check the id, and set HF_TOKEN if it is a private model")
-        if status in (401, 403):
-            return NoAccess(
-                f"the hub refuses {what} ({status}): set HF_TOKEN to a token that may read it, from "
-                f"{self.address}/settings/tokens"
-            )
-        return FetchError(f"{self.address} answers {status} for {what}: try again later")
-
-    def _unreachable(self, error: Exception) -> Unreachable:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return Unreachable(
-            f"{self.address} does not answer ({reason}): run this where there is a connection, for example on a login "
-            f"node; HTTPS_PROXY names a proxy. What is there is kept"
-        )
 
 
 def fetch(
@@ -290,7 +61,7 @@ def fetch(
         for task in tasks:
             task.plan(verify)
         if missing := sum(task.missing() for task in tasks):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             need_room(folder, missing)
         return [task.run() for task in tasks]
 
@@ -322,124 +93,6 @@ def staging_folder(source: str, folder: Path) -> Path:
 def is_hub_id(source: str) -> bool:
     """Whether it is owner/name, and no folder (./x, ~/x, /x), `pocket:NAME` or address."""
     return bool(HUB_ID.fullmatch(source)) and absolute(source, Path("/")) == source
-
-
-def needed(siblings: Iterable[Any]) -> list[Any]:
-    """The files (anything with `rfilename`) that vLLM needs: one format of weights, and what is small."""
-    kept = [sibling for sibling in siblings if not _hidden(sibling.rfilename)]
-    best = next((end for end in WEIGHTS if any(_is_weight(sibling.rfilename, end) for sibling in kept)), WEIGHTS[0])
-    return [s for s in kept if _is_weight(s.rfilename, best) or not s.rfilename.lower().endswith(USELESS)]
-
-
-def _hidden(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return path == MANIFEST or parts[0] in FOLDERS or any(part.startswith(".") for part in parts if part != "..")
-
-
-def _is_weight(path: str, end: str) -> bool:
-    """vLLM reads weights of the top folder only; trainers leave their state there, too."""
-    return "/" not in path and path.endswith(end) and not path.startswith(("training_args", "optimizer", "scheduler"))
-
-
-def _remote_file(source: str, sibling: Any) -> RemoteFile:
-    lfs = sibling.lfs
-    size = sibling.size if sibling.size is not None else lfs and lfs.size
-    file = RemoteFile(sibling.rfilename, size or 0, lfs.sha256 if lfs else None, sibling.blob_id)
-    try:
-        plain_path(file.path)
-    except ValueError as error:
-        raise FetchError(f"{source}: {error}; do not use this model") from None
-    if size is None or not (file.sha256 or file.blob):
-        raise FetchError(f"{source}: the hub gives no size or hash of {file.path}; unset HF_ENDPOINT if it is a mirror")
-    return file
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Whom to trust; reading them takes longer than many a file."""
-    return httpx.create_ssl_context()
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    seconds = answer.headers.get("retry-after", "")
-    return min(float(seconds), LONGEST_WAIT_S) if seconds.isdecimal() else 0
-
-
-class _Digest:
-    """Both hashes of a file, as its bytes come."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._blob = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
-
-    def update(self, chunk: bytes) -> None:
-        self._sha256.update(chunk)
-        if not self._file.sha256:
-            self._blob.update(chunk)
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    @property
-    def right(self) -> bool:
-        if self._file.sha256:
-            return self.sha256 == self._file.sha256
-        return self._blob.hexdigest() == self._file.blob
-
-
-class _Part:
-    """A file that is not whole yet: what earlier runs left of it, and what is added."""
-
-    def __init__(self, path: Path, file: RemoteFile, count: Callable[[Doing, int], None]) -> None:
-        self._path = path
-        self._file = file
-        self._count = count
-        self._stream = path.open("a+b")
-        self._digest = _Digest(file)
-        self.size = 0
-        self.downloaded = 0
-
-    def __enter__(self) -> _Part:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def check(self) -> None:
-        """Hash what is there, and forget it if it is too much."""
-        self._stream.seek(0)
-        while chunk := self._stream.read(READ):
-            self._seen("check", chunk)
-        if self.size > self._file.size:
-            self.restart()
-
-    def write(self, chunk: bytes) -> None:
-        self._stream.write(chunk)
-        self.downloaded += len(chunk)
-        self._seen("download", chunk)
-
-    def restart(self) -> None:
-        """Forget what is there."""
-        self._stream.truncate(0)
-        self._count("download", -self.size)
-        self.size, self._digest = 0, _Digest(self._file)
-
-    def finish(self, path: Path) -> StagedFile | None:
-        """Give it its place, if it is right."""
-        if self.size != self._file.size or not self._digest.right:
-            return None
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(path)
-        return StagedFile(path=self._file.path, size=self.size, sha256=self._digest.sha256)
-
-    def _seen(self, doing: Doing, chunk: bytes) -> None:
-        self.size += len(chunk)
-        self._digest.update(chunk)
-        self._count(doing, len(chunk))
 
 
 class _Task:
@@ -557,7 +210,7 @@ class _Task:
         if path.is_file():  # of an earlier run; there is no manifest, so it is hashed as if it were unfinished
             path.replace(self._parts / file.part)
         for _ in range(2):
-            with _Part(self._parts / file.part, file, lambda doing, count: self._count(meter, doing, count)) as part:
+            with Part(self._parts / file.part, file, lambda doing, count: self._count(meter, doing, count)) as part:
                 part.check()
                 self._fill(part, listing, file, meter)
                 downloaded += part.downloaded
@@ -569,7 +222,7 @@ class _Task:
             f"HF_ENDPOINT if it is a mirror"
         )
 
-    def _fill(self, part: _Part, listing: Listing, file: RemoteFile, meter: Meter) -> None:
+    def _fill(self, part: Part, listing: Listing, file: RemoteFile, meter: Meter) -> None:
         """Go on until the hub has no more. Raises Unreachable after TRIES requests that brought nothing."""
         left = TRIES
         while part.size < file.size:
@@ -583,7 +236,7 @@ class _Task:
                     raise
                 meter.pause(max(error.wait_s, self._hub.pause_s * 2 ** (TRIES - 1 - left)))
 
-    def _request(self, part: _Part, listing: Listing, file: RemoteFile) -> None:
+    def _request(self, part: Part, listing: Listing, file: RemoteFile) -> None:
         with self._hub.read(listing, file.path, part.size) as (start, chunks):
             if start != part.size:
                 part.restart()

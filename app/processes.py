@@ -35,24 +35,25 @@ def end_descendants(grace_s: float) -> int:
 def remove_unused_shared_memory(uid: int) -> list[Path]:
     """Remove what killed processes of this user left in /dev/shm: Python's semaphores and blocks that nobody maps."""
     left = [path for pattern in SHARED_MEMORY for path in Path("/dev/shm").glob(pattern)]  # noqa: S108
-    mapped = _maps(uid) if left else ""
+    mapped = _mapped(uid) if left else frozenset()
     removed = []
     for path in left:
         with contextlib.suppress(OSError):
-            if path.lstat().st_uid == uid and str(path) not in mapped:
+            if (status := path.lstat()).st_uid == uid and status.st_ino not in mapped:
                 path.unlink()
                 removed.append(path)
     return removed
 
 
-def _maps(uid: int) -> str:
-    """What all processes of this user map into their memory."""
-    texts = []
+def _mapped(uid: int) -> frozenset[int]:
+    """The inodes in /dev/shm that processes of this user map: glibc maps a semaphore before it gives it its name."""
+    found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.uids().real == uid:
-                texts.append(Path(f"/proc/{process.pid}/maps").read_text())
-    return "\n".join(texts)
+                lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+                found |= {int(line.split()[4]) for line in lines if "/dev/shm/" in line}  # noqa: S108
+    return frozenset(found)
 
 
 def _descendants() -> list[psutil.Process]:

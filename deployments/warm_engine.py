@@ -34,6 +34,7 @@ class WarmProcess(ForkServerProcess):
 
     def run(self) -> None:
         # The server ends with the replica, however that ends, and the engine with the server.
+        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for name in os.environ.keys() - self._environment.keys():
             del os.environ[name]

@@ -1,7 +1,7 @@
 """A command, wrapped for the container runtime that the profile names.
 
-Everywhere the image is read-only, the host's network and the job's environment are inside, and HOME is not. Binds
-are in order: a read-only folder below a writable one comes after it. Options are those of Apptainer 1.x,
+Everywhere the image is read-only, the host's network and the job's environment are inside, and the host's HOME is
+not. Binds are in order: a read-only folder below a writable one comes after it. Options are those of Apptainer 1.x,
 Pyxis 0.12 and later, and Charliecloud 0.31; there a folder that is bound must exist in the image.
 """
 
@@ -53,10 +53,13 @@ def wrap(
 def _apptainer(
     argv: Sequence[str], container: Container, binds: Sequence[Bind], env: Mapping[str, str], workdir: Path, gpus: bool
 ) -> Wrapped:
-    options = [*(["--nv"] if gpus else []), "--no-home", f"--pwd={workdir}"]
+    # It sets HOME by itself, and refuses it as a variable.
+    home = f"--home={env['HOME']}" if "HOME" in env else "--no-home"
+    options = [*(["--nv"] if gpus else []), home, f"--pwd={workdir}"]
     options += [f"--bind={_joined(bind)}" for bind in binds]
     wrapped = ("apptainer", "exec", *options, *container.args, container.image or "", *argv)
-    return Wrapped(wrapped, environment={f"APPTAINERENV_{name}": value for name, value in env.items()})
+    variables = {f"APPTAINERENV_{name}": value for name, value in env.items() if name != "HOME"}
+    return Wrapped(wrapped, environment=variables)
 
 
 def _pyxis_flags(container: Container, binds: Sequence[Bind], env: Mapping[str, str], workdir: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The timeline of a job: what happened when, and what each part of a start cost.
+"""The timeline of a job: what happened when, start by start.
 
 Lines are `<unix seconds> <event> <who>`, see `JobFolder.timeline`. Several machines append to the file, so lines may
 be torn, doubled, or out of order by as much as clocks differ.
@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from slurm.timeline_costs import STAGES, Costs, Mark, Span, between, earlier, model_costs, spent_by_part
 
 SKEW_S = 1.0
 """The clocks of a cluster differ by less."""
 
-STAGES = ("process", "weights", "warm-up", "compile")
 OF_MODELS = frozenset({*STAGES, "ready", "failed"})
 NOT_BEFORE_A_START = frozenset({"job started", "step ended", "node lost", "drain", "requeued"})
 
@@ -33,86 +34,6 @@ class Event:
     at: float
     what: str
     who: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """From one unix time to another; `ends` is None if it was not seen to end."""
-
-    what: str
-    begins: float
-    ends: float | None
-
-
-class Mark(NamedTuple):
-    """The end of a part, or of a piece of it.
-
-    If one that is needed is missing, nobody can tell this part or what follows until the next that is needed.
-    """
-
-    part: str
-    at: float | None
-    needed: bool = False
-
-
-@dataclass(frozen=True)
-class ModelCosts:
-    """Seconds that one model spent in each stage until it was ready or failed; total: process -> ready.
-
-    None for a stage that was not seen, or not seen to end. One that came again after a failure counts again.
-    """
-
-    process: float | None
-    weights: float | None
-    warm_up: float | None
-    compile: float | None
-    total: float | None
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of one start by part; None where the event at an end of it is missing.
-
-    The parts from `queue` to `other` follow each other and add up to `total`. What ran beside something longer is
-    in none of them: a worker that was up before the head, an edge that answered before the last model.
-
-    queue:                submitted -> job started. On an idle cluster that is SLURM's scheduling. After a requeue it
-                          counts from the last that the start before told.
-    slurm:                job started -> step started on the head -> `shell started` there, if what srun runs wrote
-                          that in front of the container; else srun's launch is within the next part.
-    container_and_python: -> agent started on the head: srun's launch, the container's start and Python's.
-    copy:                 -> weights copied on the head, if before its Ray; also what copying on any node still took
-                          after the last node had joined.
-    ray_head:             -> head started.
-    ray_nodes:            -> the last of the nodes that had joined by the deployment. If that node's own agent or copy
-                          was later than `head started`, the time until then is in the parts above, not in this one.
-    serve:                -> deployed -> the first model's process, which may be the earlier one.
-    engine:               -> the last model ready; `models` has each.
-    edge:                 what the address took before the deployment, or still took after the last model.
-    other:                the rest: what lies beside missing events, and the last model ready -> service ready.
-    total:                submitted -> service ready.
-    first_token:          service ready -> first token, not in `total`; 0 if that came before.
-    """
-
-    queue: float | None
-    slurm: float | None
-    container_and_python: float | None
-    copy: float | None
-    ray_head: float | None
-    ray_nodes: float | None
-    serve: float | None
-    engine: float | None
-    edge: float | None
-    other: float | None
-    total: float | None
-    first_token: float | None
-    models: dict[str, ModelCosts]
-
-    @property
-    def overhead(self) -> float | None:
-        """What SLURM and the container cost once the job had nodes. On an idle cluster, `queue` is SLURM's too."""
-        slurm, container = self.slurm, self.container_and_python
-        return None if slurm is None or container is None else slurm + container
 
 
 @dataclass(frozen=True)
@@ -176,18 +97,18 @@ class Start:
         return [Span(each.what, each.at, end) for each, end in zip(mine, ends, strict=False)]
 
     def costs(self) -> Costs:
-        spent = _spent(self.queued_at, self._path())
-        total = _between(self.queued_at, self.ready_at)
+        spent = spent_by_part(self.queued_at, self._path())
+        total = between(self.queued_at, self.ready_at)
         token = next((each.at for each in self.events if each.what == "first token"), None)
         parts = {each.name: spent.get(each.name) for each in fields(Costs) if each.name != "models"}
         parts["other"] = None if total is None else max(0.0, total - sum(each or 0.0 for each in spent.values()))
-        parts |= {"total": total, "first_token": _between(self.ready_at, token)}
-        return Costs(**parts, models={each: _model_costs(self.model_spans(each)) for each in self.models})
+        parts |= {"total": total, "first_token": between(self.ready_at, token)}
+        return Costs(**parts, models={each: model_costs(self.model_spans(each)) for each in self.models})
 
     def _path(self) -> list[Mark]:
         """What the start waited for, in order."""
         process, deployed, edge = (self.first(each) for each in ("process", "deployed", "edge started"))
-        given = process if deployed is None else _earlier(deployed, process)  # a fast model is ahead of the deployer
+        given = process if deployed is None else earlier(deployed, process)  # a fast model is ahead of the deployer
         copied = [each.at for each in self.starting if each.what == "weights copied"]
         ready = [each.begins for model in self.models for each in self.model_spans(model) if each.what == "ready"]
         path = [
@@ -202,7 +123,7 @@ class Start:
             Mark("engine", max(ready, default=None), True),
             Mark("edge", edge),
         ]
-        return [each._replace(at=_earlier(each.at, self.ready_at)) for each in path]
+        return [each._replace(at=earlier(each.at, self.ready_at)) for each in path]
 
     def _last_node(self, deployed: float | None) -> list[Mark]:
         """How the last node came of those that had joined by the deployment, each for the first time."""
@@ -213,7 +134,7 @@ class Start:
         if not joined:
             return []
         node, at = list(joined.items())[-1]
-        return [*([] if node == self.head else self.arrival(node)), Mark("ray_nodes", _earlier(at, deployed), True)]
+        return [*([] if node == self.head else self.arrival(node)), Mark("ray_nodes", earlier(at, deployed), True)]
 
 
 def parse_timeline(text: str) -> list[Event]:
@@ -250,7 +171,7 @@ def starts(events: Iterable[Event]) -> list[Start]:
     submitted = next((each.at for each in ordered if each.what == "submitted"), None)
     queued = [submitted, *(share[-1].at for share in shares)]
     return [
-        Start(tuple(share), _earlier(since, at), restarts)
+        Start(tuple(share), earlier(since, at), restarts)
         for restarts, (share, since, at) in enumerate(zip(shares, queued, begun, strict=False))
     ]
 
@@ -262,43 +183,6 @@ def _share(event: Event, begun: Sequence[float]) -> int:
     return max(0, bisect_right(begun, event.at + (0.0 if event.what in NOT_BEFORE_A_START else SKEW_S)) - 1)
 
 
-def _spent(begin: float | None, path: Iterable[Mark]) -> dict[str, float | None]:
-    """Seconds by part, from mark to mark. A mark that came before the one in front of it cost nothing."""
-    spent: dict[str, float | None] = {}
-    here, known = begin, begin is not None
-    for part, at, needed in path:
-        if at is None or not (known or needed):
-            if needed:
-                spent[part], known = None, False
-            continue
-        before = spent.get(part, 0.0)
-        spent[part] = before + max(0.0, at - here) if known and here is not None and before is not None else None
-        here, known = max(at, at if here is None else here), True
-    return spent
-
-
-def _model_costs(spans: Sequence[Span]) -> ModelCosts:
-    stages: dict[str, float | None] = {_field(stage): None for stage in STAGES}
-    for span in spans:
-        if span.what in STAGES and span.ends is not None:
-            stages[_field(span.what)] = (stages[_field(span.what)] or 0.0) + span.ends - span.begins
-    began = next((span.begins for span in spans if span.what == "process"), None)
-    ready = next((span.begins for span in spans if span.what == "ready"), None)
-    return ModelCosts(**stages, total=_between(began, ready))
-
-
-def _field(stage: str) -> str:
-    return stage.replace("-", "_")
-
-
-def _between(begin: float | None, end: float | None) -> float | None:
-    return None if begin is None or end is None else max(0.0, end - begin)
-
-
-def _earlier(at: float | None, bound: float | None) -> float | None:
-    return at if at is None or bound is None else min(at, bound)
-
-
 def table(start: Start) -> list[list[str]]:
     """A heading, then each event: seconds since `Start.zero`, seconds since the row above, event, who."""
     before = [start.zero, *(event.at for event in start.events)]
@@ -307,30 +191,6 @@ def table(start: Start) -> list[list[str]]:
         for event, above in zip(start.events, before, strict=False)
     ]
     return [["  seconds", "     span", "event", "who"], *rows]
-
-
-def cost_rows(start: Start) -> list[list[str]]:
-    """A heading, then each part, seconds, share of the total; `-` where it is not known. Models are below engine."""
-    costs = start.costs()
-    rows = [["part", "  seconds", " share"]]
-    for each in fields(Costs):
-        if each.name != "models":
-            total = None if each.name == "first_token" else costs.total
-            rows.append([each.name.replace("_", " "), *_cells(getattr(costs, each.name), total)])
-        if each.name == "engine":
-            rows += [[f"  {model}: {stage}", *_cells(seconds, costs.total)] for model, stage, seconds in _stages(costs)]
-    return rows
-
-
-def _stages(costs: Costs) -> list[tuple[str, str, float]]:
-    stages = [(model, stage, getattr(each, _field(stage))) for model, each in costs.models.items() for stage in STAGES]
-    return [each for each in stages if each[2] is not None]
-
-
-def _cells(seconds: float | None, total: float | None) -> tuple[str, str]:
-    if seconds is None:
-        return f"{'-':>9}", f"{'-':>6}"
-    return f"{seconds:9.3f}", f"{seconds / total:6.1%}" if total else f"{'-':>6}"
 
 
 def to_json(start: Start) -> dict[str, Any]:

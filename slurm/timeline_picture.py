@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from slurm.timeline import Mark, Span, Start
+from slurm.timeline import Start
+from slurm.timeline_costs import Mark, Span
 
 WIDTH, NAMES, MARGIN, HEADING, LANE, BAR = 960, 190, 20, 76, 24, 16
 """Pixels: the SVG, the lanes' names in it, its edges, its heading, a lane, the bar in a lane."""

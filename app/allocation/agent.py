@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.allocation.addresses import interfaces_here, own_address, resolve_here
+from app.allocation.local_folder import DISK
 from app.allocation.log_mirror import LogMirror
 from app.allocation.records import NodeRecord, ServiceJob
 from app.cluster import Cluster, Place, Ports
@@ -18,12 +21,16 @@ from app.settings import Settings
 from deployments.config import label_resource
 from slurm.allocation import Allocation
 from slurm.config import ClusterConfig, NodeGroup
+from slurm.staging import copy
 from slurm.timeline import append
 
 WATCH_S = 0.5
 MIRROR_S = 1.0
 TOLD_TO_END = 75
 """Exit status of an agent that SLURM ended: the batch shell then waits for what SLURM has decided (sysexits.h)."""
+
+HEAD_LOST = 76
+"""Exit status of a worker whose cluster is gone though the job was not told to end."""
 
 
 class AgentError(Exception):
@@ -104,6 +111,38 @@ class Agent:
         """The group's, and its name as the label `group`."""
         return {"group": self.group.name, **self.group.labels}
 
+    async def copy_weights(self) -> None:
+        """Copy the staged models that may land here to this node's own disk. Raises StagingError.
+
+        The others are linked to, so that every node reads every model under the same path.
+        """
+        folders = local_weights(self.settings, self.main)
+        here = {spec.source for spec in self.settings.specs if spec.hardware.labels.items() <= self.labels.items()}
+        for source, target in folders.items():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            if source in here:
+                await asyncio.to_thread(copy, Path(source), target, self._progress(target.name))
+            elif not target.is_symlink():
+                target.symlink_to(source)
+        if folders:
+            self.event("weights copied")
+
+    def _progress(self, name: str) -> Callable[[int, int], None]:
+        said = -1
+
+        def progress(done: int, total: int) -> None:
+            nonlocal said
+            percent = 100 * done // max(1, total)
+            if percent // 5 != said // 5:
+                said = percent
+                self.say("copying weights", f"{name} {percent} %")
+
+        return progress
+
+    def remove_weights(self) -> None:
+        if self.config.copy_weights:
+            shutil.rmtree(copies(self.config, self.main), ignore_errors=True)
+
     def told_to_stop(self) -> bool:
         """Whether this job, or the one it belongs to, is to end."""
         return self.job.stop.exists() or self.main.stop.exists()
@@ -117,6 +156,30 @@ class Agent:
                 await asyncio.sleep(MIRROR_S)
         finally:
             mirror.copy_new()
+
+
+def copies(config: ClusterConfig, main: ServiceJob) -> Path:
+    """Where a node's own copies lie: the same for all nodes of a service's job, joiners' among them."""
+    return (config.local or DISK) / f"corral-weights-{main.path.name}"
+
+
+def local_weights(settings: Settings, main: ServiceJob) -> dict[str, Path]:
+    """Staged folder -> its copy on a node's own disk, for the models that were staged on the shared folder."""
+    config = settings.cluster
+    if config is None or not config.copy_weights:
+        return {}
+    staged = (spec.source for spec in settings.specs if Path(spec.source).is_relative_to(config.shared))
+    return {source: copies(config, main) / Path(source).name for source in staged}
+
+
+def with_copies(settings: Settings, main: ServiceJob) -> Settings:
+    """The settings with every staged model read from the node's own copy."""
+    folders = local_weights(settings, main)
+    models = {
+        key: spec.model_copy(update={"source": str(folders[spec.source])}) if spec.source in folders else spec
+        for key, spec in settings.models.items()
+    }
+    return settings.model_copy(update={"models": models})
 
 
 def refresh(folder: Path) -> None:

@@ -12,6 +12,7 @@ from app.allocation.errand import NotSubmitted, submitted
 from app.allocation.records import Address, JobRecord
 
 POLL_S = 1.0
+ATTEMPTS, PAUSE_S = 5, 20
 
 
 class Handover:
@@ -27,13 +28,15 @@ class Handover:
             return
         while not self._due():
             await asyncio.sleep(POLL_S)
-        try:
-            job_id = await self._submit()
-        except NotSubmitted as error:
-            sys.stderr.write(f"corral: no successor could be submitted: {error}\n")
-            return
-        self._note(job_id)
-        await self._follow(job_id)
+        for _ in range(ATTEMPTS):
+            try:
+                job_id = await self._submit()
+            except NotSubmitted as error:
+                sys.stderr.write(f"corral: no successor could be submitted: {error}\n")
+                await asyncio.sleep(PAUSE_S)
+                continue
+            self._note(job_id)
+            await self._follow(job_id)
 
     def _due(self) -> bool:
         config = self._agent.config

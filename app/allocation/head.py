@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from app.allocation.agent import WATCH_S, Agent, refresh
+from app.allocation.agent import WATCH_S, Agent, refresh, with_copies
 from app.allocation.handover import Handover
 from app.allocation.nodes import Node, degraded, gathered, lacking, seen
 from app.allocation.phases import PhaseWatch
@@ -29,6 +29,8 @@ PHASE_POLL_S = 0.1
 STATUS_EVERY_S = 2.0
 LAME_DUCK_S = 10
 """So long /ready says 503 while requests are still taken: load balancers ask every few seconds."""
+LAST_S = 30
+"""So long before the margin it turns away even where a successor takes over, or is still awaited."""
 MARGIN_S = 10
 """Left before the deadline to end Ray and the nodes."""
 
@@ -39,7 +41,7 @@ class Head(Service):
     drain_s, ray_grace_s = 1, 3
 
     def __init__(self, agent: Agent, cluster: Cluster, state: ServiceState) -> None:
-        super().__init__(agent.settings, cluster, state)
+        super().__init__(with_copies(agent.settings, agent.main), cluster, state)
         self._agent, self._job = agent, agent.job
         here = agent.allocation
         groups = agent.config.components
@@ -50,7 +52,6 @@ class Head(Service):
         self._phases = PhaseWatch(cluster.progress, tuple(agent.settings.models), agent.event)
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas: Mapping[str, Any] = {}
-        self._moved = False
 
     @classmethod
     def of(cls, agent: Agent) -> Head:
@@ -74,6 +75,7 @@ class Head(Service):
         mirror = asyncio.create_task(self._agent.mirror_logs())
         orders = asyncio.create_task(self._obey())
         try:
+            await self._agent.copy_weights()
             await super().run()
         except BaseException as error:
             self._tell(phase="failed", error=_first_line(error))
@@ -83,6 +85,7 @@ class Head(Service):
             for task in (orders, mirror, *self._tasks):
                 task.cancel()
             await asyncio.gather(orders, mirror, *self._tasks, return_exceptions=True)
+            self._agent.remove_weights()
         self._tell(phase="ended")
 
     # Starting.
@@ -222,12 +225,11 @@ class Head(Service):
         self.stop()
 
     async def _turn_away(self, edge: Edge) -> None:
-        """Say that we end, and a little later take no more; with a successor that serves, only at the very end."""
-        while self._moved and self._left_s() > LAME_DUCK_S:
+        """Say that we end, and a little later take no more; where a successor takes over, only at the very end."""
+        while self._status.successor and self._left_s() > LAST_S:
             await asyncio.sleep(WATCH_S)
-        if not self._moved:
-            await edge.set_mode(EdgeMode.DRAINING)
-            await asyncio.sleep(max(0.0, min(LAME_DUCK_S, self._left_s() / 2)))
+        await edge.set_mode(EdgeMode.DRAINING)
+        await asyncio.sleep(max(0.0, min(LAME_DUCK_S, self._left_s() / 2)))
         await edge.set_mode(EdgeMode.CLOSED)
 
     def _left_s(self) -> float:
@@ -243,7 +245,6 @@ class Head(Service):
 
     async def _move(self, address: Address | None) -> None:
         """Pass everything on to the successor, which serves; None: it is gone, so serve again."""
-        self._moved = address is not None
         if self._edge is None:
             return
         if address:

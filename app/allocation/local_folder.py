@@ -32,14 +32,13 @@ def local_folder(name: str, uid: int, disk: Path = DISK) -> Iterator[Path]:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != uid or folder.is_symlink():
         raise OSError(f"{folder} belongs to somebody else")
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-        remove_unused_shared_memory(uid)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            remove_unused_shared_memory(uid)
 
 
 def remove_stale(uid: int, disk: Path = DISK) -> list[Path]:

@@ -11,22 +11,26 @@ from pathlib import Path
 from typing import Protocol
 
 from app.allocation.addresses import AddressError
-from app.allocation.agent import TOLD_TO_END, Agent, AgentError
+from app.allocation.agent import HEAD_LOST, TOLD_TO_END, Agent, AgentError
 from app.allocation.local_folder import local_folder
 from app.allocation.records import NodeRecord, ServiceJob
+from app.allocation.worker import ClusterGone, Worker
 from app.cluster import ClusterError
 from app.edge import EdgeError
 from app.processes import adopt_orphans
 from app.service import ServiceError
 from app.settings import Settings
 from slurm.errors import NotInJob
+from slurm.staging import StagingError
 from slurm.timeline import append
 
-PROBLEMS = (AddressError, AgentError, ClusterError, EdgeError, ServiceError, NotInJob, OSError, ExceptionGroup)
+PROBLEMS = (
+    AddressError, AgentError, ClusterError, EdgeError, ServiceError, StagingError, NotInJob, OSError, ExceptionGroup,
+)  # fmt: skip
 
 
 def main(folder: str, node: str, role: str, group: str) -> int:
-    """Exit status: 0 it was to end, 1 it failed, 75 SLURM ended it."""
+    """Exit status: 0 it was to end, 1 it failed, 75 SLURM ended it, 76 the head's node is gone."""
     job = ServiceJob(Path(folder))
     append(job.joined().timeline, "agent started", node, time.time)
     adopt_orphans()
@@ -66,6 +70,9 @@ async def _run(job: ServiceJob, settings: Settings, node: str, role: str, group:
         except ExceptionGroup:
             if not told:  # else SLURM ended Ray's processes, too
                 raise
+        except ClusterGone as error:
+            sys.stderr.write(f"corral: {node}: {error}\n")
+            return 1 if agent.main != agent.job or agent.told_to_stop() else HEAD_LOST
         finally:
             os.chdir("/")
         return TOLD_TO_END if told and not agent.told_to_stop() else 0
@@ -91,8 +98,6 @@ def _life(agent: Agent, role: str) -> Life:
         from app.allocation.head import Head
 
         return Head.of(agent)
-    from app.allocation.worker import Worker
-
     return Worker(agent)
 
 

@@ -42,7 +42,8 @@ def seen(nodes: Sequence[Node], records: Sequence[NodeRecord], alive: Mapping[st
     """The same nodes, and those of joiners, as Ray knows them: address -> whether it lives."""
     known = {node.name: node for node in nodes}
     for record in records:
-        if record.phase == "joined" and (record.node not in known or alive.get(record.address)):
+        there = known.get(record.node)
+        if record.phase == "joined" and alive.get(record.address) and (there is None or there.state != "joined"):
             known[record.node] = Node(record.node, record.group, "joined", record.address)
     return [_seen(node, alive) for node in known.values()]
 

@@ -11,11 +11,16 @@ from app.allocation.records import ClusterRecord
 from app.cluster import ClusterError, start_worker
 from app.ports import PortBlock
 from app.processes import end_descendants
+from slurm.staging import StagingError
 
 GRACE_S = 3
 AGAIN_S = 2
-REJOIN_S = 60
+REJOIN_S = 30
 """A node whose Ray ended by itself tries so long to join again."""
+
+
+class ClusterGone(AgentError):
+    """The head does not answer any more, and nobody has told this job to end."""
 
 
 class Worker:
@@ -37,7 +42,7 @@ class Worker:
             await asyncio.wait({stopped, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-        except (AgentError, ClusterError) as error:
+        except (AgentError, ClusterError, StagingError) as error:
             self._agent.say("failed", str(error))
             raise
         finally:
@@ -47,6 +52,7 @@ class Worker:
             await asyncio.to_thread(end_descendants, GRACE_S)
             mirror.cancel()
             await asyncio.gather(mirror, return_exceptions=True)
+            self._agent.remove_weights()
         self._agent.say("ended")
 
     async def _until_stopped(self) -> None:
@@ -57,14 +63,17 @@ class Worker:
 
     async def _live(self) -> None:
         """Join, and join again where Ray ended though the cluster lives: its head may have taken us for dead."""
+        await self._agent.copy_weights()
         block = PortBlock.reserve()
         await self._join(block)
         alone_since = None
         while True:
             alone_since = alone_since or time.monotonic()
             if time.monotonic() - alone_since > REJOIN_S:
-                raise AgentError("the cluster is gone: its head does not answer any more")
+                raise ClusterGone("the cluster is gone: its head does not answer any more")
             await asyncio.sleep(AGAIN_S)
+            if not await _answers((await self._head()).gcs):
+                continue
             with contextlib.suppress(ClusterError):
                 await self._join(block)
                 alone_since = None
@@ -93,3 +102,15 @@ class Worker:
             if found and (agent.main != agent.job or (found.job_id, found.restarts) == here):
                 return found
             await asyncio.sleep(WATCH_S)
+
+
+async def _answers(address: str) -> bool:
+    """Whether somebody takes connections there. Ray itself would try for longer."""
+    host, port = address.rsplit(":", 1)
+    try:
+        async with asyncio.timeout(AGAIN_S):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from app.allocation.records import ServiceFolder
 from app.settings import Settings, SettingsError
 from app.submission.mounts import OF_ONE_MACHINE, file_system
 from app.submission.shape import shaped
 from app.submission.spec import cluster_of, local_folders
+from deployments.config import ModelSpec
 from slurm.check import check
 from slurm.partitions import Partition
 
@@ -59,16 +61,30 @@ def _unusable(shared: Path) -> str | None:
 
 def offline(settings: Settings, folder: ServiceFolder) -> Settings:
     """The settings with staged folders for hub ids, since jobs run with the hub off. Raises SettingsError."""
-    from app.fetch import is_hub_id, staged_source
+    problems: list[str] = []
 
-    models, problems = dict(settings.models), list[str]()
-    for key, spec in settings.models.items():
-        if not is_hub_id(spec.source):
-            continue
-        if staged := staged_source(spec.source, folder.path.parent):
-            models[key] = spec.model_copy(update={"source": str(staged)})
-        else:
-            problems.append(f"models.{key}.source: {spec.source} is not fetched yet; `corral fetch {key}` does it")
+    def staged(field: str, source: str, model: str) -> str:
+        from app.fetch import is_hub_id, staged_source
+
+        if not is_hub_id(source):
+            return source
+        if found := staged_source(source, folder.path.parent):
+            return str(found)
+        problems.append(f"{field}: {source} is not fetched yet; `corral fetch {model}` does it")
+        return source
+
+    models = {key: _staged(key, spec, staged) for key, spec in settings.models.items()}
     if problems:
         raise SettingsError(*problems)
     return settings.model_copy(update={"models": models})
+
+
+def _staged(key: str, spec: ModelSpec, staged: Callable[[str, str, str], str]) -> ModelSpec:
+    update: dict[str, Any] = {"source": staged(f"models.{key}.source", spec.source, key)}
+    if spec.lora:
+        adapters = {
+            name: staged(f"models.{key}.lora.adapters.{name}", source, key)
+            for name, source in spec.lora.adapters.items()
+        }
+        update["lora"] = spec.lora.model_copy(update={"adapters": adapters})
+    return spec.model_copy(update=update)

@@ -124,7 +124,7 @@ def status(name: Name = DEFAULT, as_json: Json = False) -> None:
     else:
         status_table(seen)
     if problem := seen.problem(time.time()):
-        done = seen.job is None or seen.job.state in (JobState.COMPLETED, JobState.CANCELLED)
+        done = seen.job is None or seen.job.state in (JobState.COMPLETED, JobState.COMPLETING, JobState.CANCELLED)
         raise NotRunningError(problem) if done else LaunchError(problem)
 
 

@@ -80,10 +80,10 @@ class Look:
     def problem(self, now: float) -> str | None:
         """Why this cannot become ready any more, in one line; None while it can."""
         job, status = self.job, self.status
-        if status and status.phase in ("failed", "ended"):
-            return f"job {self.job_id} {status.phase}: {status.error or last_words(self.at, job)}"
         if job and job.state.ended:
             return f"job {self.job_id} ended ({_ending(job)}): {(status and status.error) or last_words(self.at, job)}"
+        if status and status.phase in ("failed", "ended"):
+            return f"job {self.job_id} {status.phase}: {status.error or last_words(self.at, job)}"
         if job is None and self.queued.answers and not self.fresh(now):
             return f"job {self.job_id} is gone from SLURM: {last_words(self.at, None)}"
         return None

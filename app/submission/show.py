@@ -134,9 +134,10 @@ def status_table(look: Look) -> None:
     nodes = [[node, told.get("group", ""), told["state"], _place(told)] for node, told in look.nodes.items()]
     if nodes:
         sys.stdout.write(aligned([["node", "group", "state", "detail"], *nodes]))
+    over = look.phase in ("ended", "failed")  # what was last said of the models is past, too
     models = [
         [model, str(told["state"]), f"{told.get('replicas', 0)}/{told.get('target_replicas', 0)}", _of(told)]
-        for model, told in look.models.items()
+        for model, told in ({} if over else look.models).items()
     ]
     if models:
         sys.stdout.write(aligned([["model", "state", "replicas", "detail"], *models]))

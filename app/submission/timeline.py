@@ -10,7 +10,8 @@ from app.allocation.records import ServiceJob
 from app.launch import NotRunningError
 from app.settings import SettingsError
 from app.show import aligned, print_json
-from slurm.timeline import Start, cost_rows, parse_timeline, starts, table, to_json
+from slurm.timeline import Start, parse_timeline, starts, table, to_json
+from slurm.timeline_costs import cost_rows
 from slurm.timeline_picture import svg as draw
 from slurm.timeline_picture import text_picture
 
@@ -45,7 +46,7 @@ def read_starts(job: ServiceJob) -> list[Start]:
 def _told(start: Start) -> str:
     heading = f"Restart {start.restarts}\n" if start.restarts else ""
     picture = "\n".join(text_picture(start, shutil.get_terminal_size((100, 24)).columns))
-    return f"{heading}{aligned(table(start))}\n{picture}\n\n{aligned(cost_rows(start))}"
+    return f"{heading}{aligned(table(start))}\n{picture}\n\n{aligned(cost_rows(start.costs()))}"
 
 
 def _write(path: Path, text: str) -> None:

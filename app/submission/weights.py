@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from app.fetch import FetchProgress
+from app.fetch_report import FetchProgress
 from app.settings import Settings, SettingsError
 from app.submission.spec import cluster_of
 from deployments.config import ModelSpec

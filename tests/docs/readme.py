@@ -11,7 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from typer import Typer
+
 from app.cli import app
+from app.submission.cli import slurm
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -20,7 +23,7 @@ FOLDERS = ("app", "deployments", "slurm", "rag", "loadtests", "tests")
 
 def generated() -> dict[str, str]:
     """Name of a part -> its text."""
-    return {"tree": tree(), "commands": commands()}
+    return {"tree": tree(), "commands": commands(app, "corral"), "slurm-commands": commands(slurm, "corral slurm")}
 
 
 def with_parts(text: str) -> str:
@@ -65,15 +68,15 @@ def _summary(path: Path) -> str:
     return first.strip("{}# -")
 
 
-def commands() -> str:
-    """A table of the commands and the first line of their help."""
+def commands(group: Typer, prefix: str) -> str:
+    """A table of a group's commands and the first line of their help."""
     rows = ["| command | what it does |", "|---|---|"]
-    for command in app.registered_commands:
+    for command in group.registered_commands:
         function = command.callback
         if function is None:
             continue
         name = command.name or function.__name__.replace("_", "-")
-        rows.append(f"| `corral {name}` | {(function.__doc__ or '').split(chr(10))[0]} |")
+        rows.append(f"| `{prefix} {name}` | {(function.__doc__ or '').split(chr(10))[0]} |")
     return "\n".join(rows) + "\n"
 
 

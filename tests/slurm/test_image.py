@@ -16,24 +16,9 @@ from slurm.folder import JobFolder
 from slurm.script import JobSpec, render
 from tests.slurm import image as images
 from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import WEIGHTS
 
 pytestmark = pytest.mark.slurm
-
-WEIGHTS = Path("/weights")
-"""Where the container has the shared folder's weights; no machine has such a folder."""
-
-
-@pytest.fixture(scope="module")
-def image(slurm: SlurmCluster) -> Path:
-    """Root's, in the shared folder beside the weights; it goes with the cluster."""
-    if reason := images.why_not():
-        pytest.skip(f"no container here: {reason}")
-    (slurm.shared / "weights").mkdir()
-    (slurm.shared / "weights/herd").write_text("llamas\n")
-    try:
-        return images.make_image(slurm.shared / "debian", (*images.PYTHON, slurm.shared, WEIGHTS))
-    except images.NoImage as error:
-        pytest.skip(f"no image here: {error}")
 
 
 @pytest.fixture(autouse=True)

@@ -21,20 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from app.fetch import (
-    Damaged,
-    FetchError,
-    FetchProgress,
-    Hub,
-    NoAccess,
-    NoSuchModel,
-    Report,
-    Unreachable,
-    fetch,
-    needed,
-    sources,
-    staged_source,
-)
+from app.fetch import fetch, sources, staged_source
+from app.fetch_report import FetchProgress, Report
+from app.hub import Damaged, FetchError, Hub, NoAccess, NoSuchModel, Unreachable, needed
 from deployments.config import ModelSpec
 from deployments.pocket import CHECKPOINTS
 from slurm.staging import MANIFEST, NoRoom, StagingError, locked, read_manifest
@@ -258,7 +247,7 @@ def test_a_hub_that_says_when_to_come_back_is_not_asked_before(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("app.fetch.Meter.pause", lambda meter, seconds: waits.append(seconds))
+    monkeypatch.setattr("slurm.staging.Meter.pause", lambda meter, seconds: waits.append(seconds))
     hub.faults[f"resolve {WEIGHTS}"] = ["429 RateLimit 7", "503 Down soon"]
     assert stage(hub, tmp_path).state == "fetched"
     assert waits == [7, 0.02]
@@ -511,7 +500,7 @@ def test_a_disk_that_fills_up_is_told(hub: FakeHub, tmp_path: Path, monkeypatch:
     def full(descriptor: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr("app.fetch.os.fsync", full)
+    monkeypatch.setattr("app.download.os.fsync", full)
     with pytest.raises(NoRoom, match="the disk, or your quota on it, is full"):
         stage(hub, tmp_path)
 

@@ -34,8 +34,20 @@ echo "$role $node $group ${VALUE-}" >>"$FAKES/started"
 while :; do
   [ -e "$FAKES/end-$node" ] && exit "$(cat "$FAKES/end-$node")"
   [ -e "$FAKES/deaf-$node" ] || { [ -e "$folder/stop" ] && exit 0; }
-  sleep 0.02
+  /bin/sleep 0.02
 done
+"""
+
+SBATCH = r"""#!/bin/bash
+echo "$@" >>"$FAKES/sbatch-asked"
+compgen -e | sort >"$FAKES/sbatch-environment"
+[ -e "$FAKES/refuses" ] && { echo "sbatch: error: Invalid account" >&2; exit 1; }
+echo "$((100 + $(wc -l <"$FAKES/sbatch-asked")));cluster"
+"""
+
+# Whole seconds take a tenth.
+SLEEP = r"""#!/bin/bash
+case $1 in *.*) exec /bin/sleep "$1" ;; *) exec /bin/sleep "${1%?}.${1: -1}" ;; esac
 """
 
 FAKES = {
@@ -43,6 +55,9 @@ FAKES = {
     "scontrol": '#!/bin/bash\necho "$3" | tr , "\\n"\n',
     "squeue": "#!/bin/bash\nprintf '2000\\n1000\\n'\n",
     "python": PYTHON,
+    "sbatch": SBATCH,
+    "scancel": '#!/bin/bash\necho "$@" >>"$FAKES/scancel-asked"\n',
+    "sleep": SLEEP,
 }
 
 
@@ -110,6 +125,23 @@ class Job:
 
     def events(self) -> list[str]:
         return [line.split(" ", 1)[1] for line in self.folder.timeline.read_text().splitlines()]
+
+    def order(self, name: str, joins: str | None = None) -> Path:
+        """Have a job submitted; returns the order."""
+        path = self.tmp / "other jobs" / name
+        path.mkdir(parents=True)
+        if joins:
+            (path / "joins").write_text(joins)
+        order = self.folder.path / "submit" / name
+        order.parent.mkdir(exist_ok=True)
+        beside = order.with_name(f".{name}")
+        beside.write_text(f"{path}\n")
+        return beside.rename(order)
+
+    def asked(self, command: str) -> list[str]:
+        """The arguments of each call of sbatch or scancel."""
+        path = self.tmp / f"fakes/{command}-asked"
+        return path.read_text().splitlines() if path.exists() else []
 
     def sruns(self) -> list[list[str]]:
         return [path.read_text().split("\0")[:-1] for path in sorted((self.tmp / "fakes").glob("srun.*"))]
@@ -221,7 +253,113 @@ def test_a_worker_that_does_not_stop_is_ended(job: Job) -> None:
     job.end("n1")
     assert job.status() == 0
     assert 0.9 < time.monotonic() - began < 8
-    assert "worker n2 (group main) ended with status 143" in job.said()
+    assert "step ended n2" in job.events()
+
+
+def test_a_workers_step_that_ends_is_started_again_unless_slurm_ended_it(job: Job) -> None:
+    job.start()
+    job.wait_for(3)
+    job.end("n2", 75)
+    until(lambda: "step ended n2" in job.events())
+    job.end("n3", 9)
+    until(lambda: "step ended n3" in job.events())
+    (job.tmp / "fakes/end-n3").unlink()
+    job.wait_for(4)
+    assert job.started() == ["head n1 main", "worker n2 main", "worker n3 main", "worker n3 main"]
+    job.end("n1")
+    assert job.status() == 0
+
+
+def test_no_step_is_started_again_once_the_job_stops(job: Job) -> None:
+    job.start("n1,n2")
+    job.wait_for(2)
+    job.end("n2", 9)
+    until(lambda: "ended with status 9" in job.said())
+    job.end("n1")
+    assert job.status() == 0
+    assert job.started() == ["head n1 main", "worker n2 main"]
+
+
+def test_a_head_that_slurm_ended_waits_for_what_slurm_decides(job: Job) -> None:
+    job.start("n1,n2")
+    job.wait_for(2)
+    job.end("n1", 75)
+    until(lambda: "the head's step ended with status 75" in job.said())
+    time.sleep(0.5)
+    assert job.process is not None
+    assert job.process.poll() is None
+    assert not job.folder.stop.exists()
+    began = time.monotonic()
+    job.signal(signal.SIGTERM)
+    assert job.status() == 75
+    assert time.monotonic() - began < 5
+    assert job.folder.stop.exists()
+
+
+def test_an_order_is_submitted_once_and_may_be_cancelled(job: Job) -> None:
+    job.start("n1")
+    order = job.order("20261121-1")
+    told = order.with_name("20261121-1.id")
+    until(told.exists)
+    assert told.read_text() == "101;cluster\n"
+    assert job.asked("sbatch") == [f"--parsable {job.tmp}/other jobs/20261121-1/job.sh"]
+    cancel = order.with_name("20261121-1.cancel")
+    cancel.touch()
+    until(lambda: not cancel.exists())
+    job.order("20261121-2")
+    until(lambda: len(job.asked("sbatch")) == 2)
+    job.end("n1")
+    assert job.status() == 0
+    assert job.asked("scancel") == ["101"]
+    assert len(job.asked("sbatch")) == 2
+
+
+def test_what_sbatch_says_against_an_order_is_left_and_it_is_not_asked_again(job: Job) -> None:
+    (job.tmp / "fakes/refuses").touch()
+    job.start("n1")
+    refused = [job.order(name) for name in ("20261121-1", "20261121-2")]
+    for order in refused:
+        until(order.with_name(f"{order.name}.error").exists)
+        assert order.with_name(f"{order.name}.error").read_text() == "sbatch: error: Invalid account\n"
+        assert not order.with_name(f"{order.name}.id").exists()
+    (job.tmp / "fakes/refuses").unlink()
+    until(job.order("20261121-3").with_name("20261121-3.id").exists)
+    assert len(job.asked("sbatch")) == 3
+    job.end("n1")
+    assert job.status() == 0
+
+
+def test_a_job_that_is_submitted_from_here_knows_nothing_of_this_one(job: Job) -> None:
+    environ = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_CPUS_ON_NODE": "4", "SLURMD_NODENAME": "n1", "SRUN_X": "1",
+               "SBATCH_ACCOUNT": "other", "CUDA_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0",
+               "GPU_DEVICE_ORDINAL": "0", "TMPDIR": "/tmp", "MY_SLURM_X": "1"}  # fmt: skip
+    job.start("n1", environ)
+    until(job.order("20261121-1").with_name("20261121-1.id").exists)
+    names = (job.tmp / "fakes/sbatch-environment").read_text().split()
+    gone = (set(environ) | {"SLURM_JOB_ID", "SLURM_EXPORT_ENV"}) - {"SLURM_CONF", "MY_SLURM_X"}
+    assert {"PATH", "USER", "SLURM_CONF", "MY_SLURM_X"} <= set(names)
+    assert not gone & set(names)
+    assert [name for name in names if name.startswith(("SLURM", "SBATCH", "SRUN"))] == ["SLURM_CONF"]
+    job.end("n1")
+    assert job.status() == 0
+
+
+def test_joiners_end_with_the_job_and_successors_do_not(job: Job) -> None:
+    job.start("n1")
+    for name, joins in (("20261121-1", str(job.folder.path)), ("20261121-2", None)):
+        until(job.order(name, joins).with_name(f"{name}.id").exists)
+    assert job.asked("scancel") == []
+    job.end("n1")
+    assert job.status() == 0
+    assert job.asked("scancel") == ["101"]
+
+
+def test_the_folder_says_when_slurm_ends_the_job(job: Job) -> None:
+    job.start("n1")
+    until((job.folder.path / "deadline").exists)
+    assert (job.folder.path / "deadline").read_text() == "1000\n"
+    job.end("n1")
+    assert job.status() == 0
 
 
 def test_a_requeued_job_starts_afresh(job: Job) -> None:

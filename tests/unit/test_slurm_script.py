@@ -180,6 +180,9 @@ def test_memory_is_rounded_up_to_mebibytes() -> None:
 # --- bash ---
 
 
+JOB_ID = "7"
+
+
 def prepared(job: JobSpec) -> tuple[dict[str, str], list[str]]:
     """What the script exports and what it would run on a node, told by bash itself."""
     script = render(job)
@@ -190,6 +193,7 @@ def prepared(job: JobSpec) -> tuple[dict[str, str], list[str]]:
     tell = "env -0; printf '\\0'; printf '%s\\0' \"${command[@]}\""
     text = f"{folder[1]}\n{middle[0]}\n{tell}"
     clean = {"PATH": "/usr/bin:/bin", "SLURM_JOB_END_TIME": "1", "USER": "me", "LC_ALL": "C.UTF-8"}
+    clean["SLURM_JOB_ID"] = JOB_ID
     told = subprocess.run(["bash", "-u"], input=text.encode(), env=clean, check=True, capture_output=True).stdout
     environment, _, command = told.decode().partition("\0\0")
     return dict(line.split("=", 1) for line in environment.split("\0")), command.split("\0")[:-1]
@@ -215,8 +219,8 @@ def test_whatever_the_text_bash_passes_it_on_unchanged(value: str, name: str, py
     environment, command = prepared(job)
     assert (environment["VALUE"], environment["APPTAINERENV_VALUE"]) == (value, value)
     assert command[4:] == [
-        str(job.folder), "apptainer", "exec", "--no-home", f"--pwd={job.folder}", "--bind=/shared/me:/shared/me", image,
-        python, "-P", "-m", "slurm.node", str(job.folder),
+        JOB_ID, str(job.folder), "apptainer", "exec", "--no-home", f"--pwd={job.folder}",
+        "--bind=/shared/me:/shared/me", image, python, "-P", "-m", "slurm.node", str(job.folder),
     ]  # fmt: skip
 
 
@@ -224,7 +228,7 @@ def test_whatever_the_text_bash_passes_it_on_unchanged(value: str, name: str, py
 @given(lines)
 def test_lines_of_the_setup_are_bash_and_nothing_else_reads_them(text: str) -> None:
     _, command = prepared(spec(config(setup=(f"export VALUE={shlex.quote(text)}",))))
-    node = [*command[:4], "/", "printenv", "VALUE"]
+    node = [*command[:4], JOB_ID, "/", "printenv", "VALUE"]
     assert subprocess.run(node, check=True, capture_output=True).stdout.decode() == f"{text}\n"
 
 

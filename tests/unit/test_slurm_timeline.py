@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm.timeline import Event, ModelCosts, Start, append, cost_rows, parse_timeline, starts, table, to_json
+from slurm.timeline import Event, Start, append, parse_timeline, starts, table, to_json
+from slurm.timeline_costs import ModelCosts, cost_rows
 from slurm.timeline_picture import svg, text_picture
 
 T = 1_795_250_000
@@ -237,7 +238,7 @@ def test_tables_are_for_people() -> None:
     assert heading == ["  seconds", "     span", "event", "who"]
     assert rows[4] == ["    5.500", "    2.900", "agent started", "n1"]
     assert len(rows) == len(WHOLE)
-    costs = {row[0].strip(): row[1:] for row in cost_rows(start(without("edge started n1")))}
+    costs = {row[0].strip(): row[1:] for row in cost_rows(start(without("edge started n1")).costs())}
     assert costs["engine"] == ["   22.000", " 53.7%"]
     assert costs["b: weights"] == ["   18.000", " 43.9%"]
     assert costs["edge"] == ["        -", "     -"]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from app.cli import _guarded, app
-from app.fetch import FetchProgress, NoAccess, Report
+from app.fetch_report import FetchProgress, Report
+from app.hub import NoAccess
 from app.log_files import read
 from app.submission.submit import Submitted
 from tests.unit.submission import Site

@@ -66,15 +66,28 @@ export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH='/shared/me/jobs/my job/token'
 export TMPDIR=/tmp
 
-# What each node runs, before node, role and group. The shell in front is for the lines of `setup`.
+# What each node runs, before node, role and group. The shell in front is for the lines of `setup`, and for the end where
+# the head's node died: the batch script died with it, and SLURM (seen on 22.05) lets such a job run on without one.
 IFS= read -r -d '' on_node <<'END_OF_SETUP' || :
 set -e
-cd "$1" || { echo "corral: $(hostname) does not see $1; 'shared' must be a folder that all nodes see" >&2; exit 1; }
-shift
-exec "$@"
+job=$1
+cd "$2" || { echo "corral: $(hostname) does not see $2; 'shared' must be a folder that all nodes see" >&2; exit 1; }
+shift 2
+set +e
+"$@" &
+child=$! status=127 interrupted=1
+trap 'interrupted=1; kill -TERM "$child" 2>/dev/null' TERM INT
+while [ -n "$interrupted" ]; do
+  interrupted=''
+  wait "$child"
+  seen=$?
+  [ "$seen" = 127 ] || status=$seen
+done
+[ "$status" != 76 ] || scontrol requeue "$job"
+exit "$status"
 END_OF_SETUP
 command=(
-  bash -c "$on_node" on-node "$folder"
+  bash -c "$on_node" on-node "$SLURM_JOB_ID" "$folder"
   /opt/corral/bin/python
   -P
   -m
@@ -107,7 +120,7 @@ until_end() {
 
 # worker GROUP NODE [SRUN OPTION]: a step and the one who watches it; the job goes on without it, and tries it again.
 worker() {
-  local srun='' status round
+  local srun='' status round pause
   trap 'interrupted=1; [ -z "$srun" ] || kill -TERM "$srun"' TERM
   trap '' USR1
   for ((round = 0; round < 6; round++)); do
@@ -117,9 +130,11 @@ worker() {
     event 'step ended' "$2"
     [ -e stop ] && break
     echo "corral: the step of worker $2 (group $1) ended with status $status; see logs/node-$2.log" >&2
-    [ "$status" = 75 ] || [ "$status" = 143 ] && break
-    sleep $((10 + 20 * round))
-    [ -e stop ] && break
+    case $status in 75 | 76 | 143) break ;; esac
+    for ((pause = 10 + 20 * round; pause > 0; pause--)); do
+      [ -e stop ] && break 2
+      sleep 1
+    done
   done
 }
 

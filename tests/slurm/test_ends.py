@@ -1,0 +1,93 @@
+"""How services end, and begin again: walltime, preemption, scancel, the head's death. Each leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.allocation.records import Address
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.load import Balancer, Load
+from tests.slurm.service import SlurmService, nodes, profile, small_model
+from tests.slurm.traces import listening, traces
+from tests.waiting import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+MODEL = "pocket-1b"
+
+
+@pytest.fixture
+def service(slurm: SlurmCluster, request: pytest.FixtureRequest) -> Iterator[SlurmService]:
+    """A name of alice's for the test; whatever it has left is ended."""
+    service = SlurmService(slurm, slurm.alice, request.node.name.removeprefix("test_")[:20].replace("_", "-"))
+    yield service
+    service.down()
+    slurm.tidy()
+
+
+def test_walltime_under_load_hands_over(slurm: SlurmCluster, service: SlurmService) -> None:
+    """No request fails: not of who reads the address file, nor of who keeps the old address while it says ready."""
+    times = {"walltime": "0:03:00", "drain_s": 60, "lead_s": 60, "successor": True}
+    service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1), **times))
+    old = service.address
+    following = Load(MODEL, lambda: service.address.url)
+    with Balancer(old.url) as balancer:
+        keeping = Load(MODEL, balancer)
+        with keeping.going(), following.going():
+            until(lambda: service.address.job_id != old.job_id, what="the successor's address")
+            until(lambda: len([each for each in following.outcomes if each.url != old.url]) > 20)
+            until(lambda: not balancer.ready, what="the old address turned away")
+            until(lambda: slurm.job(old.job_id)["JobState"] == "COMPLETED", what="the old job's end")
+            seen = len(following.outcomes)
+            until(lambda: len(following.outcomes) > seen + 10)
+    print(f"{len(following.outcomes)} and {len(keeping.outcomes)} requests over a handover")
+    assert following.failed == []
+    assert keeping.failed == []
+    assert len(keeping.outcomes) > 20
+
+
+def test_preempted_and_requeued(slurm: SlurmCluster, service: SlurmService) -> None:
+    """It comes back with the same address file; then scancel leaves no process, no port, no file."""
+    service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1)))
+    first = service.address
+    urgent = slurm.sbatch("sleep 3", "-N3", "--exclusive", "--partition=urgent", user=slurm.bob)
+    slurm.wait(urgent, "COMPLETED")
+    until(lambda: slurm.job(first.job_id)["JobState"] == "RUNNING" and service.status.restarts == 1, what="a new start")
+    service.until_ready()
+    assert service.address.job_id == first.job_id
+    assert service.address.since > first.since
+    assert service.ask(MODEL).status_code == 200
+    print(f"requeued: ready {service.start().costs().total} s after its end")
+
+    node, port = service.address.node, service.address.port
+    before = listening(slurm, node)
+    slurm.scancel(str(first.job_id), user=slurm.alice)
+    until(lambda: not traces(slurm, slurm.alice), what="nothing left")
+    assert port in before
+    assert not listening(slurm, node) & {each for each in before if each > 10_000}
+    until(lambda: "CANCELLED" in service.corral("status", check=False).stderr, what="status says so")
+    assert service.corral("status", check=False).returncode == 4
+
+
+def test_the_heads_node_dies(slurm: SlurmCluster, service: SlurmService) -> None:
+    """SLURM lets the job run on without its batch script; the other node ends it, by policy, and is left clean."""
+    service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(2), requeue=False))
+    job_id, head = service.address.job_id, service.address.node
+    slurm.crash(head)
+    until(lambda: slurm.job(job_id)["JobState"] in ("NODE_FAIL", "CANCELLED"), what="the job's end")
+    until(lambda: not traces(slurm, slurm.alice), what="nothing left on the other node")
+    said = service.corral("status", check=False)
+    assert said.returncode in (4, 5), said.stdout + said.stderr
+    assert f"job {job_id} ended" in said.stderr
+
+
+def test_down_ends_it_gently(slurm: SlurmCluster, service: SlurmService) -> None:
+    service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1)))
+    costs = service.start().costs()
+    print(f"without a container: SLURM {costs.slurm}, container and Python {costs.container_and_python}")
+    job_id = service.address.job_id
+    service.corral("down")
+    assert slurm.job(job_id)["JobState"] == "COMPLETED"
+    assert Address.read(service.folder.address) is None
+    assert traces(slurm, slurm.alice) == []
