@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 
 BELOW_EPHEMERAL = range(20000, 30000)
-NODE_BLOCKS = range(12000, 21600, 240)
+NODE_BLOCKS = range(12000, 19920, 240)
 """Where a node's blocks of ports begin, apart from BELOW_EPHEMERAL, which replicas listen on."""
 
 

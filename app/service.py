@@ -143,7 +143,7 @@ class Service:
         ) as client:
             while self._edge:
                 pause_s = POLL_S
-                with contextlib.suppress(httpx.HTTPError, EdgeError, ValueError, KeyError):
+                with contextlib.suppress(httpx.HTTPError, EdgeError, OSError, ValueError, KeyError):
                     ready = await _get(client, "/ready")
                     await self._route(self._edge, ready)
                     replicas = await _get(client, "/internal/replicas")

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from slurm.errors import NoSuchJob, Refused, SlurmError, Unavailable, Unsure
 from slurm.jobs import FORMAT as JOB_FORMAT
-from slurm.jobs import Job, parse_jobs, parse_time
+from slurm.jobs import QUEUE_FORMAT, Job, parse_jobs, parse_time, waiting_before
 from slurm.partitions import FORMAT as PARTITION_FORMAT
 from slurm.partitions import Partition, parse_partitions
 from slurm.runner import LocalRunner, Result, Runner
@@ -82,6 +82,11 @@ class SlurmClient:
         states = "all" if ended else "PENDING,CONFIGURING,RUNNING,SUSPENDED,COMPLETING,REQUEUED,STAGE_OUT,STOPPED"
         jobs = await self._squeue(*([f"--user={user}"] if user else []), states=states)
         return [job for job in jobs if job.name.startswith(name) and job.comment.startswith(comment)]
+
+    async def waiting_before(self, job: Job) -> int:
+        """How many jobs wait before it in its partition; little to ask, however long the queue is."""
+        options = ("--noheader", "--states=PENDING", f"--partition={job.partition}", f"--format={QUEUE_FORMAT}")
+        return waiting_before((await self._run("squeue", *options)).out, job)
 
     async def cancel(self, job_id: int) -> None:
         """End it, waiting or running; no error if it has ended or is not known. Raises Refused."""

@@ -6,7 +6,7 @@ releases. `squeue -O` with widths and a control character behind each field is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -24,6 +24,7 @@ FIELDS = {
 }  # fmt: skip
 FORMAT = ",".join(f"{name}:{width}{SEPARATOR}" for name, width in FIELDS.items())
 """What to give `squeue -O`; a wider value would be cut at its width."""
+QUEUE_FORMAT = "%i %Q"
 
 
 class JobState(StrEnum):
@@ -183,9 +184,11 @@ def _words(text: str) -> str:
     return "" if text in ("None", "(null)", "N/A") else text
 
 
-def waiting_before(jobs: Iterable[Job], job: Job) -> int:
-    """How many jobs wait before `job` in its partition: those of a higher priority, and older ones of the same."""
-    key = (-job.priority, job.id)
-    return sum(
-        other.state.waiting and other.partition == job.partition and (-other.priority, other.id) < key for other in jobs
-    )
+def waiting_before(queue: str, job: Job) -> int:
+    """How many jobs wait before `job`: those of a higher priority, and older ones of the same.
+
+    queue: what `squeue -h -t PENDING -p PARTITION -o QUEUE_FORMAT` printed, parts of jobs among it.
+    """
+    rows = (re.fullmatch(r"(\d+)\S* (\d+)", line.strip(), re.ASCII) for line in queue.splitlines())
+    keys = {(-int(row[2]), int(row[1])) for row in rows if row}
+    return sum(key < (-job.priority, job.id) for key in keys)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from app.allocation.addresses import interfaces_here, own_address, resolve_here
-from app.allocation.local_folder import DISK
+from app.allocation.local_folder import DISK, held, remove_stale
 from app.allocation.log_mirror import LogMirror
 from app.allocation.records import NodeRecord, ServiceJob
 from app.cluster import Cluster, Place, Ports
@@ -111,21 +113,25 @@ class Agent:
         """The group's, and its name as the label `group`."""
         return {"group": self.group.name, **self.group.labels}
 
-    async def copy_weights(self) -> None:
-        """Copy the staged models that may land here to this node's own disk. Raises StagingError.
+    async def copy_weights(self) -> IO[bytes] | None:
+        """Copy the staged models that may land here to this node's own disk. Raises StagingError, OSError.
 
-        The others are linked to, so that every node reads every model under the same path.
+        The others are linked to, so that every node reads every model under the same path. Keep what comes back open.
         """
         folders = local_weights(self.settings, self.main)
+        if not folders:
+            return None
+        place = copies(self.config, self.main)
+        remove_stale(os.getuid(), place.parent)
+        lock = held(place, os.getuid())
         here = {spec.source for spec in self.settings.specs if spec.hardware.labels.items() <= self.labels.items()}
         for source, target in folders.items():
-            target.parent.mkdir(mode=0o700, exist_ok=True)
             if source in here:
                 await asyncio.to_thread(copy, Path(source), target, self._progress(target.name))
             elif not target.is_symlink():
                 target.symlink_to(source)
-        if folders:
-            self.event("weights copied")
+        self.event("weights copied")
+        return lock
 
     def _progress(self, name: str) -> Callable[[int, int], None]:
         said = -1
@@ -145,7 +151,12 @@ class Agent:
 
     def told_to_stop(self) -> bool:
         """Whether this job, or the one it belongs to, is to end."""
-        return self.job.stop.exists() or self.main.stop.exists()
+        return is_there(self.job.stop) or is_there(self.main.stop)
+
+    @property
+    def watch_s(self) -> float:
+        """How often a node looks at the shared folder, so that many nodes together do not overrun it."""
+        return max(WATCH_S, len(self.allocation.nodes) / 16)
 
     async def mirror_logs(self) -> None:
         """Copy Ray's logs to the job folder until cancelled, and what is left at the end."""
@@ -169,7 +180,12 @@ def local_weights(settings: Settings, main: ServiceJob) -> dict[str, Path]:
     if config is None or not config.copy_weights:
         return {}
     staged = (spec.source for spec in settings.specs if Path(spec.source).is_relative_to(config.shared))
-    return {source: copies(config, main) / Path(source).name for source in staged}
+    return {source: copies(config, main) / _name(source) for source in staged}
+
+
+def _name(source: str) -> str:
+    """The folder's name, told apart from namesakes elsewhere."""
+    return f"{Path(source).name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def with_copies(settings: Settings, main: ServiceJob) -> Settings:
@@ -180,6 +196,11 @@ def with_copies(settings: Settings, main: ServiceJob) -> Settings:
         for key, spec in settings.models.items()
     }
     return settings.model_copy(update={"models": models})
+
+
+def is_there(path: Path) -> bool:
+    """Whether it exists; what a shared folder in trouble says counts as no. (Path.exists raises some of it.)"""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def refresh(folder: Path) -> None:

@@ -8,8 +8,9 @@ when its own job ends.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from app.allocation.agent import WATCH_S
+from app.allocation.agent import WATCH_S, is_there
 from app.allocation.records import ServiceJob
 
 PATIENCE_S = 120
@@ -22,17 +23,28 @@ class NotSubmitted(Exception):
 async def submitted(errands: ServiceJob, job: ServiceJob, patience_s: float = PATIENCE_S) -> int:
     """Have the batch shell of `errands` submit `job`; returns the id. Raises NotSubmitted."""
     order = errands.submit / job.path.name
-    temporary = order.with_name(f".{order.name}")
-    temporary.write_text(f"{job.path}\n")
-    temporary.replace(order)
-    told, refused = order.with_name(f"{order.name}.id"), order.with_name(f"{order.name}.error")
-    for _ in range(int(patience_s / WATCH_S)):
-        if told.exists() and (text := told.read_text().strip()):
-            return int(text.split(";")[0])
-        if refused.exists():
-            raise NotSubmitted(" ".join(refused.read_text().split()) or "sbatch failed and said nothing")
-        await asyncio.sleep(WATCH_S)
+    try:
+        temporary = order.with_name(f".{order.name}")
+        temporary.write_text(f"{job.path}\n")
+        temporary.replace(order)
+        for _ in range(int(patience_s / WATCH_S)):
+            if (job_id := _answer(order)) is not None:
+                return job_id
+            await asyncio.sleep(WATCH_S)
+        cancelled(errands, job)  # so that a shell that was only slow does not submit it after all
+    except (OSError, ValueError) as error:
+        raise NotSubmitted(str(error)) from None
     raise NotSubmitted(f"nobody submitted it within {patience_s:g} s")
+
+
+def _answer(order: Path) -> int | None:
+    """The id, once there is one. Raises NotSubmitted with what sbatch said, OSError, ValueError."""
+    told, refused = order.with_name(f"{order.name}.id"), order.with_name(f"{order.name}.error")
+    if is_there(told) and (text := told.read_text().strip()):
+        return int(text.split(";")[0])
+    if is_there(refused):
+        raise NotSubmitted(" ".join(refused.read_text().split()) or "sbatch failed and said nothing")
+    return None
 
 
 def cancelled(errands: ServiceJob, job: ServiceJob) -> None:

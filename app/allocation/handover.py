@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -10,9 +11,11 @@ from collections.abc import Awaitable, Callable
 from app.allocation.agent import Agent, refresh
 from app.allocation.errand import NotSubmitted, submitted
 from app.allocation.records import Address, JobRecord
+from app.edge import EdgeError
+from app.settings import SettingsError
 
 POLL_S = 1.0
-ATTEMPTS, PAUSE_S = 5, 20
+PAUSE_S = 20
 
 
 class Handover:
@@ -28,10 +31,10 @@ class Handover:
             return
         while not self._due():
             await asyncio.sleep(POLL_S)
-        for _ in range(ATTEMPTS):
+        while True:
             try:
                 job_id = await self._submit()
-            except NotSubmitted as error:
+            except (NotSubmitted, SettingsError, OSError, ValueError) as error:
                 sys.stderr.write(f"corral: no successor could be submitted: {error}\n")
                 await asyncio.sleep(PAUSE_S)
                 continue
@@ -61,6 +64,7 @@ class Handover:
             found = Address.read(self._agent.main.service.address)
             there = found if found and found.job_id == job_id else None
             if there != moved:
-                await self._move(there)
-                moved = there
+                with contextlib.suppress(EdgeError):  # HAProxy is just being started again
+                    await self._move(there)
+                    moved = there
             await asyncio.sleep(POLL_S)

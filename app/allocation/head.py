@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from app.allocation.agent import WATCH_S, Agent, refresh, with_copies
+from app.allocation.agent import WATCH_S, Agent, is_there, refresh, with_copies
 from app.allocation.handover import Handover
 from app.allocation.nodes import Node, degraded, gathered, lacking, seen
 from app.allocation.phases import PhaseWatch
@@ -31,6 +31,7 @@ LAME_DUCK_S = 10
 """So long /ready says 503 while requests are still taken: load balancers ask every few seconds."""
 LAST_S = 30
 """So long before the margin it turns away even where a successor takes over, or is still awaited."""
+ATTEMPTS = 10
 MARGIN_S = 10
 """Left before the deadline to end Ray and the nodes."""
 
@@ -40,9 +41,10 @@ class Head(Service):
 
     drain_s, ray_grace_s = 1, 3
 
-    def __init__(self, agent: Agent, cluster: Cluster, state: ServiceState) -> None:
+    def __init__(self, agent: Agent, cluster: Cluster, state: ServiceState, block: PortBlock) -> None:
         super().__init__(with_copies(agent.settings, agent.main), cluster, state)
         self._agent, self._job = agent, agent.job
+        self._block = block  # ours for as long as this is held
         here = agent.allocation
         groups = agent.config.components
         self._expected = {node: group.name for group, nodes in zip(groups, here.groups, strict=False) for node in nodes}
@@ -52,6 +54,7 @@ class Head(Service):
         self._phases = PhaseWatch(cluster.progress, tuple(agent.settings.models), agent.event)
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas: Mapping[str, Any] = {}
+        self._published = False
 
     @classmethod
     def of(cls, agent: Agent) -> Head:
@@ -68,14 +71,15 @@ class Head(Service):
             ray_address=cluster.ray_address,
             serve_address=cluster.serve_address,
         )
-        return cls(agent, cluster, state)
+        return cls(agent, cluster, state, block)
 
     async def run(self) -> None:
         """Raises ServiceError, ClusterError, EdgeError; whatever happens, the last word is in status.json."""
         mirror = asyncio.create_task(self._agent.mirror_logs())
         orders = asyncio.create_task(self._obey())
+        self._spawn(self._keep_telling())
         try:
-            await self._agent.copy_weights()
+            self._copies = await self._agent.copy_weights()
             await super().run()
         except BaseException as error:
             self._tell(phase="failed", error=_first_line(error))
@@ -133,12 +137,17 @@ class Head(Service):
     async def _start_edge(self) -> None:
         await super()._start_edge()
         self._agent.event("edge started")
-        found = Address.read(self._job.service.address)
-        if found is None or found.job_id == self._agent.allocation.job_id:
-            self._publish_address()  # else one that serves is there, and ours follows once all is ready
+        if self._address_is_free():
+            self._publish_address()
+
+    async def _keep_telling(self) -> None:
+        """A sign of life, also while weights are copied: workers take a head that tells nothing for gone."""
+        while True:
+            self._tell()
+            await asyncio.sleep(STATUS_EVERY_S)
 
     async def _watch_phases(self) -> None:
-        while True:
+        while not self._status.settled:
             self._phases.look()
             await asyncio.sleep(PHASE_POLL_S)
 
@@ -155,8 +164,19 @@ class Head(Service):
             self._spawn(self._ask_first(model))
         self._tell(models=models, degraded=degraded(self._nodes, lacking(self._expected, self._nodes), models))
         self._replicas = replicas
-        if self._status.settled and self._phases.say_once("service ready", "-"):
+        if self._status.settled:
+            self._phases.say_once("service ready", "-")
+            self._take_over(models)
+
+    def _take_over(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let the address file name us: where nobody else serves, and as a successor only with all models."""
+        whole = all(status["state"] in ("ready", "idle") for status in models.values())
+        if not self._published and (whole or self._address_is_free()):
             self._publish_address()
+
+    def _address_is_free(self) -> bool:
+        found = Address.read(self._job.service.address)
+        return found is None or found.job_id == self._agent.allocation.job_id
 
     async def _ask_first(self, model: str) -> None:
         """One token, so that no person waits for what an engine does at first; it is the timeline's first token."""
@@ -182,11 +202,12 @@ class Head(Service):
             base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
         ) as client:
             while True:
-                with contextlib.suppress(httpx.HTTPError, ValueError):
+                with contextlib.suppress(httpx.HTTPError, ValueError, OSError):
                     alive = (await client.get("/internal/nodes")).json()
-                    await self._compare(seen(self._nodes, self._job.node_records(), alive))
-                self._tell()
-                await asyncio.sleep(WATCH_S)
+                    records = await asyncio.to_thread(self._job.node_records)
+                    await self._compare(seen(self._nodes, records, alive))
+                    self._tell()
+                await asyncio.sleep(self._agent.watch_s)
 
     async def _compare(self, now: list[Node]) -> None:
         before = {node.name: node.state for node in self._nodes}
@@ -207,8 +228,8 @@ class Head(Service):
 
     async def _obey(self) -> None:
         """Orders that come as files: drain, stop."""
-        while not self._job.stop.exists():
-            if self._job.drain.exists() and self._state.phase not in ("draining", "stopping"):
+        while not is_there(self._job.stop):
+            if is_there(self._job.drain) and self._state.phase not in ("draining", "stopping"):
                 self._spawn(self._drain())
             await asyncio.sleep(WATCH_S)
         self.stop()
@@ -220,7 +241,7 @@ class Head(Service):
         self._announce("draining")
         if edge:
             await self._turn_away(edge)
-        while edge and self._left_s() > 0 and await edge.requests():
+        while edge and self._left_s() > 0 and await _busy(edge):
             await asyncio.sleep(WATCH_S)
         self.stop()
 
@@ -228,9 +249,9 @@ class Head(Service):
         """Say that we end, and a little later take no more; where a successor takes over, only at the very end."""
         while self._status.successor and self._left_s() > LAST_S:
             await asyncio.sleep(WATCH_S)
-        await edge.set_mode(EdgeMode.DRAINING)
+        await _set_mode(edge, EdgeMode.DRAINING)
         await asyncio.sleep(max(0.0, min(LAME_DUCK_S, self._left_s() / 2)))
-        await edge.set_mode(EdgeMode.CLOSED)
+        await _set_mode(edge, EdgeMode.CLOSED)
 
     def _left_s(self) -> float:
         """Until the margin before the deadline; where SLURM tells none, as long as the warning came before it."""
@@ -258,7 +279,9 @@ class Head(Service):
     def _publish_address(self) -> None:
         here = self._agent
         address = Address(here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time())
-        address.write(self._job.service.address)
+        with contextlib.suppress(OSError):  # it is tried again
+            address.write(self._job.service.address)
+            self._published = True
         self._tell(url=address.url)
 
     def _withdraw_address(self) -> None:
@@ -286,6 +309,24 @@ class Head(Service):
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _set_mode(edge: Edge, mode: EdgeMode) -> None:
+    """Set it, also where HAProxy is just being started again."""
+    for _ in range(ATTEMPTS):
+        try:
+            return await edge.set_mode(mode)
+        except EdgeError:
+            await asyncio.sleep(WATCH_S)
+    return None
+
+
+async def _busy(edge: Edge) -> bool:
+    """Whether requests are under way, as far as can be known."""
+    try:
+        return await edge.requests() > 0
+    except EdgeError:
+        return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,9 +9,11 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from app.processes import remove_unused_shared_memory
 
@@ -29,9 +31,7 @@ def local_folder(name: str, uid: int, disk: Path = DISK) -> Iterator[Path]:
     remove_stale(uid, disk)
     remove_unused_shared_memory(uid)
     folder = disk / f"{PREFIX}{name}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.lstat().st_uid != uid or folder.is_symlink():
-        raise OSError(f"{folder} belongs to somebody else")
+    make_private(folder, uid)
     with os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -39,6 +39,22 @@ def local_folder(name: str, uid: int, disk: Path = DISK) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             remove_unused_shared_memory(uid)
+
+
+def make_private(folder: Path, uid: int) -> None:
+    """Make it, or take it if it is the user's alone. Raises OSError where somebody else was first."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    told = folder.lstat()
+    if told.st_uid != uid or not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o077:
+        raise OSError(f"{folder} belongs to somebody else, or others may write to it")
+
+
+def held(folder: Path, uid: int) -> IO[bytes]:
+    """Make a private folder that several agents share; it is not stale while one of them has this open."""
+    make_private(folder, uid)
+    lock = (folder / LOCK).open("a+b")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
 
 
 def remove_stale(uid: int, disk: Path = DISK) -> list[Path]:

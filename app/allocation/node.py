@@ -67,7 +67,7 @@ async def _run(job: ServiceJob, settings: Settings, node: str, role: str, group:
             asyncio.get_running_loop().add_signal_handler(number, stop)
         try:
             await life.run()
-        except ExceptionGroup:
+        except (ExceptionGroup, ServiceError, ClusterError):
             if not told:  # else SLURM ended Ray's processes, too
                 raise
         except ClusterGone as error:
@@ -104,7 +104,8 @@ def _life(agent: Agent, role: str) -> Life:
 def _leave_word(job: ServiceJob, node: str, group: str, reason: str) -> None:
     """For the head, which waits for this node."""
     main = job.joined()
-    job_id, restarts = (int(os.environ.get(name) or 0) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
+    leader = os.environ.get("SLURM_JOB_ID_HET_GROUP_0") or os.environ.get("SLURM_JOB_ID") or "0"
+    job_id, restarts = int(leader), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     NodeRecord(node, group, job_id, restarts, "failed", detail=reason).write(main.node_file(node, group))
 
 

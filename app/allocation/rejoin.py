@@ -20,7 +20,6 @@ JOIN_S = 900
 """A joiner that has not joined by then is not waited for any more."""
 PAUSE_S = 60
 """After sbatch refused."""
-ATTEMPTS = 6
 
 
 class Rejoin:
@@ -32,11 +31,11 @@ class Rejoin:
     async def run(self) -> None:
         if not self._agent.config.rejoin:
             return
-        for _ in range(ATTEMPTS):
+        while True:
             group = await self._lasting()
             try:
                 await self._until_joined(group, await self._submit(group))
-            except (NotSubmitted, SettingsError, ValueError) as error:
+            except (NotSubmitted, SettingsError, OSError, ValueError) as error:
                 sys.stderr.write(f"corral: no node could be asked for in place of the lost one: {error}\n")
                 await asyncio.sleep(PAUSE_S)
 

@@ -16,7 +16,9 @@ from slurm.staging import StagingError
 GRACE_S = 3
 AGAIN_S = 2
 REJOIN_S = 30
-"""A node whose Ray ended by itself tries so long to join again."""
+"""A head that is silent for so long is gone."""
+ATTEMPTS = 5
+"""A node whose Ray ended by itself joins again so often."""
 
 
 class ClusterGone(AgentError):
@@ -58,25 +60,31 @@ class Worker:
     async def _until_stopped(self) -> None:
         while not self._stopped.is_set() and not self._agent.told_to_stop():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), WATCH_S)
+                await asyncio.wait_for(self._stopped.wait(), self._agent.watch_s)
             refresh(self._agent.main.path)
 
     async def _live(self) -> None:
         """Join, and join again where Ray ended though the cluster lives: its head may have taken us for dead."""
-        await self._agent.copy_weights()
+        self._copies = await self._agent.copy_weights()
         block = PortBlock.reserve()
         await self._join(block)
-        alone_since = None
-        while True:
-            alone_since = alone_since or time.monotonic()
-            if time.monotonic() - alone_since > REJOIN_S:
-                raise ClusterGone("the cluster is gone: its head does not answer any more")
+        for _ in range(ATTEMPTS):
             await asyncio.sleep(AGAIN_S)
-            if not await _answers((await self._head()).gcs):
-                continue
+            await self._until_head_answers()
             with contextlib.suppress(ClusterError):
                 await self._join(block)
-                alone_since = None
+        raise AgentError("Ray does not stay up on this node; its log has the reason")
+
+    async def _until_head_answers(self) -> None:
+        """Raises ClusterGone if it is silent and tells nothing any more, AgentError if only this node is cut off."""
+        silent_since, told = time.monotonic(), self._agent.main.status()
+        while not await _answers((await self._head()).gcs):
+            if time.monotonic() - silent_since > REJOIN_S:
+                refresh(self._agent.main.path)
+                if self._agent.main.status() != told:
+                    raise AgentError("this node does not reach the head, which lives")
+                raise ClusterGone("the cluster is gone: its head does not answer any more")
+            await asyncio.sleep(AGAIN_S)
 
     async def _join(self, block: PortBlock) -> None:
         """Until this node's Ray ends."""
@@ -92,10 +100,15 @@ class Worker:
         await asyncio.to_thread(end_descendants, GRACE_S)
 
     async def _head(self) -> ClusterRecord:
-        """What the head of this very start says; of a joiner's main job any."""
-        agent = self._agent
+        """What the head of this very start says; of a joiner's main job any. Raises ClusterGone if it says nothing."""
+        agent, waits_s = self._agent, self._agent.config.nodes_timeout_s
         self._agent.say("waiting for the head")
+        silent_since, told = time.monotonic(), agent.main.status()
         while True:
+            if (now := agent.main.status()) != told:
+                silent_since, told = time.monotonic(), now
+            if time.monotonic() - silent_since > waits_s:
+                raise ClusterGone(f"the head has said nothing for {waits_s} s")
             refresh(agent.main.path)
             found = ClusterRecord.read(agent.main.cluster_file)
             here = (agent.allocation.job_id, agent.allocation.restarts)

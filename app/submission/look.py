@@ -11,7 +11,7 @@ from typing import Any
 from app.allocation.records import Address, JobStatus, NodeRecord, ServiceJob
 from slurm.client import SlurmClient
 from slurm.errors import Unavailable
-from slurm.jobs import Job, waiting_before
+from slurm.jobs import Job
 
 FRESH_S = 30
 """A status of that age still counts as the word of a job that runs."""
@@ -126,7 +126,7 @@ async def ask(client: SlurmClient, job_id: int, place: bool = True) -> Queued:
     """What SLURM says now; with `place` also of the queue, which is a long list on a large cluster."""
     try:
         job = await client.job(job_id)
-        before = waiting_before(await client.jobs(), job) if place and job and job.state.waiting else None
+        before = await client.waiting_before(job) if place and job and job.state.waiting else None
     except Unavailable:
         return Queued(answers=False)
     return Queued(job, before)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from app.allocation.records import Address
+from deployments.pocket import CHECKPOINTS
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.load import Balancer, Load
 from tests.slurm.service import SlurmService, nodes, profile, small_model
@@ -83,9 +85,15 @@ def test_the_heads_node_dies(slurm: SlurmCluster, service: SlurmService) -> None
 
 
 def test_down_ends_it_gently(slurm: SlurmCluster, service: SlurmService) -> None:
-    service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1)))
+    """Its weights lie on the shared folder, and the node has read its own copy of them."""
+    staged = slurm.shared / "staged"
+    shutil.copytree(CHECKPOINTS / MODEL, staged)
+    content = profile(slurm, {MODEL: small_model(source=str(staged))}, groups=nodes(1), copy_weights=True)
+    service.up(content)
     costs = service.start().costs()
     print(f"without a container: SLURM {costs.slurm}, container and Python {costs.container_and_python}")
+    assert costs.copy is not None
+    assert f"/tmp/corral-weights-{service.job.path.name}/staged-" in service.corral("logs", MODEL).stdout
     job_id = service.address.job_id
     service.corral("down")
     assert slurm.job(job_id)["JobState"] == "COMPLETED"

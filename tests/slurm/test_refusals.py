@@ -9,6 +9,7 @@ import pytest
 
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.service import CORRAL, SlurmService, nodes, profile, small_model
+from tests.slurm.traces import traces
 from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
@@ -80,6 +81,16 @@ def test_a_folder_that_nodes_do_not_see(slurm: SlurmCluster, service: SlurmServi
     assert done.returncode == 5, done.stderr
     assert "shared" in done.stderr.splitlines()[-1]
     assert mine in done.stderr.splitlines()[-1]
+
+
+def test_a_node_that_does_not_come_is_named_with_its_log(slurm: SlurmCluster, service: SlurmService) -> None:
+    setup = ['[ "$(hostname)" != n2 ]']
+    content = profile(slurm, MODELS, groups=nodes(3), setup=setup, nodes_timeout_s=10)
+    done = service.corral("up", "--profile", str(service.write_profile(content)), check=False)
+    assert done.returncode == 5, done.stderr
+    assert "node n2 did not join within 10 s" in done.stderr.splitlines()[-1]
+    assert str(service.job.node_log("n2")) in done.stderr.splitlines()[-1]
+    until(lambda: not traces(slurm, service.user), what="nothing left")
 
 
 def test_a_full_cluster_shows_the_reason(slurm: SlurmCluster, service: SlurmService) -> None:

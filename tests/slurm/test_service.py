@@ -85,21 +85,24 @@ def test_rays_dashboard_listens_on_loopback_alone(herd: SlurmService) -> None:
     assert [address for address in said if address.endswith(f":{block + 3}")] in ([], [f"127.0.0.1:{block + 3}"])
 
 
-def test_two_users_share_a_node(herd: SlurmService) -> None:
-    """Bob's service on a node of Alice's: each answers with its own, and one's end does not touch the other."""
+@pytest.mark.parametrize("who", ["bob", "alice"])
+def test_two_jobs_share_a_node(herd: SlurmService, who: str) -> None:
+    """Of two users or of one: each answers with its own models, and one's end does not touch the other."""
     slurm = herd.slurm
-    bobs = SlurmService(slurm, slurm.bob, "herd")
-    content = profile(slurm, {"bobs-llama": small_model(hardware={"cpus": 1})}, groups=nodes(1, cpus=1))
-    bobs.up(content)
+    other = SlurmService(slurm, getattr(slurm, who), f"other-{who}")
+    content = profile(slurm, {"others-llama": small_model(hardware={"cpus": 1})}, groups=nodes(1, cpus=1))
+    other.up(content)
     try:
-        assert bobs.address.node in herd.status.nodes
-        assert bobs.address.url != herd.address.url
-        assert bobs.ask("bobs-llama").status_code == 200
-        assert bobs.ask("pocket-1b").status_code == 404
+        assert other.address.node in herd.status.nodes
+        assert other.address.url != herd.address.url
+        assert other.ask("others-llama").status_code == 200
+        assert other.ask("pocket-1b").status_code == 404
         assert herd.ask("pocket-1b").status_code == 200
+        assert len(herd.corral("list").stdout.splitlines()) == (2 if who == "bob" else 3)
     finally:
-        bobs.down()
-    until(lambda: not traces(slurm, slurm.bob), what="nothing left of bob's")
+        other.down()
+    left = f"corral-{other.job.record().job_id}"  # type: ignore[union-attr]
+    until(lambda: not [each for each in traces(slurm, other.user) if left in each], what="nothing left of it")
     assert herd.ask("pocket-1b").status_code == 200
     assert herd.status.degraded is None
 

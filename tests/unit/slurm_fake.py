@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slurm.client import SlurmClient
 from slurm.errors import SlurmMissing, Unavailable
-from slurm.jobs import FIELDS, SEPARATOR
+from slurm.jobs import FIELDS, QUEUE_FORMAT, SEPARATOR
 from slurm.partitions import SEPARATOR as COLUMN
 from slurm.runner import Result
 
@@ -97,6 +97,9 @@ class FakeSlurm:
         rows = [job for job_id, job in self.jobs.items() if asked in (None, str(job_id))]
         if asked is None:
             rows = [row for row in rows if row["State"] in ("PENDING", "RUNNING", "COMPLETING")]
+        if f"--format={QUEUE_FORMAT}" in argv:
+            waiting = [row for row in rows if row["State"] == "PENDING"]
+            return Result(0, "".join(f"{row['JobID']} {row['PriorityLong']}\n" for row in waiting), "")
         return Result(0, "".join(SEPARATOR.join(row[key] for key in FIELDS) + SEPARATOR + "\n" for row in rows), "")
 
     def _scancel(self, argv: Sequence[str]) -> Result:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from app.allocation.agent import Agent, local_weights, with_copies
+from app.allocation.local_folder import remove_stale
 from app.allocation.records import NodeRecord, ServiceFolder
 from app.settings import Settings
 from slurm.allocation import Allocation
@@ -39,7 +41,8 @@ def agent(tmp_path: Path, **cluster: object) -> Agent:
 
 async def test_a_model_that_lands_here_is_copied_and_another_linked(tmp_path: Path) -> None:
     node = agent(tmp_path, copy_weights=True)
-    await node.copy_weights()
+    lock = await node.copy_weights()
+    assert lock is not None
     folders = {Path(source).name: target for source, target in local_weights(node.settings, node.main).items()}
     assert folders.keys() == {"mine", "other"}
     assert not folders["mine"].is_symlink()
@@ -52,11 +55,14 @@ async def test_a_model_that_lands_here_is_copied_and_another_linked(tmp_path: Pa
     assert "weights copied n1" in node.main.timeline.read_text()
     record = NodeRecord.read(node.main.node_file("n1", "main"))
     assert record is not None
-    assert (record.phase, record.detail) == ("copying weights", "mine 100 %")
+    assert record.phase == "copying weights"
+    assert record.detail == f"{folders['mine'].name} 100 %"
 
     sources = {key: spec.source for key, spec in with_copies(node.settings, node.main).models.items()}
     assert sources == {"mine": str(folders["mine"]), "other": str(folders["other"]), "embedded": "pocket:pocket-1b"}
 
+    assert remove_stale(os.getuid(), tmp_path / "disk") == []
+    lock.close()
     node.remove_weights()
     assert list((tmp_path / "disk").iterdir()) == []
     assert (tmp_path / "shared/other/config.json").exists()
@@ -64,6 +70,6 @@ async def test_a_model_that_lands_here_is_copied_and_another_linked(tmp_path: Pa
 
 async def test_without_being_asked_nothing_is_copied(tmp_path: Path) -> None:
     node = agent(tmp_path)
-    await node.copy_weights()
+    assert await node.copy_weights() is None
     assert list((tmp_path / "disk").iterdir()) == []
     assert with_copies(node.settings, node.main) == node.settings

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,14 +140,8 @@ def test_what_squeue_never_prints_is_refused() -> None:
 
 def test_the_place_in_the_queue() -> None:
     (job,) = parse_jobs(rows({"JobID": "10", "State": "PENDING", "PriorityLong": "50"}).out)
-    others = [
-        replace(job, id=11, priority=60),
-        replace(job, id=9),
-        replace(job, id=12),
-        replace(job, id=13, priority=60, partition="gpu"),
-        replace(job, id=14, priority=60, state=JobState.RUNNING),
-    ]
-    assert waiting_before([job, *others], job) == 2
+    queue = "10 50\n11 60\n9 50\n12 50\n8_[1-20] 50\n7+0 40\nsqueue: warning\n"
+    assert waiting_before(queue, job) == 3
 
 
 def test_times_are_read_in_both_forms() -> None:

@@ -32,7 +32,7 @@ if ! { cd "$folder" && mkdir -p logs; }; then
   echo "corral: $(hostname) cannot use the job folder $folder; 'shared' must be a folder that all nodes see" >&2
   exit 1
 fi
-rm -f drain stop  # a job that was requeued starts afresh
+rm -f drain stop deadline .deadline  # a job that was requeued starts afresh
 
 # One line of the timeline: unix seconds, what happened, on which node.
 event() {
@@ -85,7 +85,12 @@ while [ -n "$interrupted" ]; do
   seen=$?
   [ "$seen" = 127 ] || status=$seen
 done
-[ "$status" != 76 ] || scancel "$job"
+if [ "$status" = 76 ]; then
+  for ((attempt = 0; attempt < 60; attempt++)); do
+    scancel "$job" && break
+    sleep 30
+  done
+fi
 exit "$status"
 END_OF_SETUP
 command=(
@@ -157,7 +162,7 @@ errands() {
     fi
     for order in submit/*; do
       case $order in *.*) continue ;; esac
-      if [ ! -f "$order" ] || [ -e "$order.id" ] || [ -e "$order.error" ]; then continue; fi
+      if [ ! -f "$order" ] || [ -e "$order.id" ] || [ -e "$order.error" ] || [ -e "$order.cancel" ]; then continue; fi
       job=$(cat "$order")
       # shellcheck disable=SC2046
       if env $(of_this_job) sbatch --parsable "$job/job.sh" >"$order.out" 2>"$order.said"; then
@@ -167,7 +172,8 @@ errands() {
       fi
     done
     for order in submit/*.cancel; do
-      [ -f "$order" ] && scancel "$(cut -d';' -f1 "${order%.cancel}.id")" 2>/dev/null && rm "$order"
+      [ -f "${order%.cancel}.id" ] && scancel "$(cut -d';' -f1 "${order%.cancel}.id")" 2>/dev/null
+      [ -f "${order%.cancel}.id" ] && mv "$order" "$order.led"
     done
     sleep 1
   done
