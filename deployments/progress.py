@@ -112,9 +112,14 @@ def record_log_files() -> None:
 
 
 def log_files(folder: Path, model: str) -> list[Path]:
-    """Files that replicas of `model` wrote to, oldest first."""
+    """Files on this host that replicas of `model` wrote to, oldest first."""
+    return [path for path in noted_log_files(folder, model) if path.is_file()]
+
+
+def noted_log_files(folder: Path, model: str) -> list[Path]:
+    """Files that replicas of `model` wrote to, on whichever node."""
     try:
         lines = (folder / f"{model}.logs").read_text().splitlines()
     except OSError:
         return []
-    return [path for path in map(Path, dict.fromkeys(lines)) if path.is_file()]
+    return list(map(Path, dict.fromkeys(lines)))

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from app.allocation.records import ServiceJob
 from app.launch import NotRunningError
+from deployments.progress import noted_log_files
 
 
 def files(job: ServiceJob, model: str | None) -> list[Path]:
-    """The job's own logs first, then those of each node; with `model` only those named after it."""
+    """The job's own logs first, then those of each node; with `model` only those that its replicas write to."""
     found = sorted(path for path in job.logs.rglob("*") if path.is_file() and not path.name.startswith("."))
     found.sort(key=lambda path: (path != job.job_log, path.parent != job.logs))
-    return [path for path in found if model is None or model in str(path.relative_to(job.logs))]
+    if model is None:
+        return found
+    noted = {path.name for path in noted_log_files(job.progress, model)}
+    return [path for path in found if path.name in noted or f"model-{model}_" in path.name]
 
 
 def check_model(job: ServiceJob, model: str | None) -> None:
