@@ -23,7 +23,13 @@ TWO_REPLICAS = {"autoscaling": {"min_replicas": 2, "max_replicas": 2}}
 
 
 @pytest.fixture(scope="module")
-def herd(slurm: SlurmCluster) -> Iterator[SlurmService]:
+def before(slurm: SlurmCluster) -> set[str]:
+    """What other tests left on the nodes."""
+    return set(traces(slurm, slurm.alice))
+
+
+@pytest.fixture(scope="module")
+def herd(slurm: SlurmCluster, before: set[str]) -> Iterator[SlurmService]:
     """Alice's service: three nodes, one model with two replicas, each on a node of its own."""
     service = SlurmService(slurm, slurm.alice, "herd")
     slurm.tidy()
@@ -37,7 +43,7 @@ def herd(slurm: SlurmCluster) -> Iterator[SlurmService]:
 
 def test_a_person_sees_what_goes_on(herd: SlurmService) -> None:
     seen = (herd.user.home / "seen").read_text()
-    for word in ("job 1", "n1", "n2", "n3", "pocket-1b", "ready"):
+    for word in (f"job {herd.address.job_id}", "n1", "n2", "n3", "pocket-1b", "ready"):
         assert word in seen
 
 
@@ -139,7 +145,7 @@ def _holds_a_replica(herd: SlurmService, node: str) -> bool:
     return any("EngineCore" in title(process) for process in herd.slurm.room[node].processes(herd.user))
 
 
-def test_a_drain_under_load_fails_no_request(herd: SlurmService) -> None:
+def test_a_drain_under_load_fails_no_request(herd: SlurmService, before: set[str]) -> None:
     url = herd.address.url
     with Balancer(url) as balancer, Load("pocket-1b", balancer).going() as load:
         until(lambda: len(load.outcomes) > 20)
@@ -150,4 +156,4 @@ def test_a_drain_under_load_fails_no_request(herd: SlurmService) -> None:
         until(lambda: not Address.read(herd.folder.address), what="the address withdrawn")
     assert load.failed == []
     until(lambda: herd.job.status() and herd.status.phase == "ended", what="the end")
-    until(lambda: not traces(herd.slurm, herd.user), what="nothing left")
+    until(lambda: set(traces(herd.slurm, herd.user)) <= before, what="nothing left")
