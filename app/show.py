@@ -6,9 +6,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -38,18 +38,17 @@ def print_error(message: str) -> None:
     sys.stderr.write("corral: " + " ".join(message.split()) + "\n")
 
 
-class Board:
-    """Live progress of a starting service: a table on a terminal, a line for each change elsewhere."""
+class LiveBoard:
+    """Something that is shown anew on a terminal, and in a line for each change elsewhere."""
 
-    def __init__(self, models: list[str], *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        self._models = models
-        self._began = time.monotonic()
-        self._settled: dict[str, float] = {}
+        self._clock = clock
+        self._began = clock()
         self._said: dict[str, str] = {}
         self._live = Live(console=self._console, transient=True) if self._console.is_terminal else None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
@@ -57,6 +56,15 @@ class Board:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
+
+
+class Board(LiveBoard):
+    """Live progress of a starting service."""
+
+    def __init__(self, models: list[str], *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._models = models
+        self._settled: dict[str, float] = {}
 
     def update(self, progress: Progress) -> None:
         for model, status in progress.models.items():

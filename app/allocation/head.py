@@ -55,6 +55,7 @@ class Head(Service):
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas: Mapping[str, Any] = {}
         self._published = False
+        self._warned = 0.0
 
     @classmethod
     def of(cls, agent: Agent) -> Head:
@@ -98,7 +99,7 @@ class Head(Service):
         agent, here, ports = self._agent, self._agent.allocation, self._cluster.ports
         agent.event("head started")
         gcs, token = self._cluster.ray_address, str(self._cluster.token)
-        ClusterRecord(here.job_id, here.restarts, gcs, token, ports.replicas, ports.serve).write(self._job.cluster_file)
+        ClusterRecord(here.job_id, here.restarts, gcs, token, ports.replicas).write(self._job.cluster_file)
         agent.say("joined")
         agent.event("node joined")
         self._announce("waiting for nodes")
@@ -237,6 +238,7 @@ class Head(Service):
     async def _drain(self) -> None:
         """No new requests, then the end of those under way, then ours. A service that does not serve yet just ends."""
         self._agent.event("drain")
+        self._warned = time.time()
         edge = self._edge
         self._announce("draining")
         if edge:
@@ -246,19 +248,21 @@ class Head(Service):
         self.stop()
 
     async def _turn_away(self, edge: Edge) -> None:
-        """Say that we end, and a little later take no more; where a successor takes over, only at the very end."""
-        while self._status.successor and self._left_s() > LAST_S:
+        """Say that we end, and a little later take no more; where a successor takes over, only at the very end.
+
+        Ordered long before the walltime, it is for now. (SLURM warns up to a minute early.)
+        """
+        due = self._left_s() <= self._agent.config.drain_s + 60
+        while due and self._status.successor and self._left_s() > LAST_S:
             await asyncio.sleep(WATCH_S)
         await _set_mode(edge, EdgeMode.DRAINING)
         await asyncio.sleep(max(0.0, min(LAME_DUCK_S, self._left_s() / 2)))
         await _set_mode(edge, EdgeMode.CLOSED)
 
     def _left_s(self) -> float:
-        """Until the margin before the deadline; where SLURM tells none, as long as the warning came before it."""
+        """Until the margin before the deadline; where SLURM tells none, it warned `drain_s` before."""
         deadline = self._job.deadline() or self._agent.allocation.deadline
-        if deadline is None:
-            return float(self._agent.config.drain_s - MARGIN_S)
-        return deadline - time.time() - MARGIN_S
+        return (deadline or self._warned + self._agent.config.drain_s) - time.time() - MARGIN_S
 
     def _note_successor(self, job_id: int) -> None:
         self._agent.event("successor submitted", str(job_id))

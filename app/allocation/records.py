@@ -84,7 +84,6 @@ class ClusterRecord(Record):
     gcs: str
     token_path: str
     replica_ports: int
-    serve_port: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class JobStatus(Record):
     """What the head says of the whole service; unix seconds.
 
     phase:    starting Ray, waiting for nodes, deploying, serving, draining, stopping, ended or failed.
-    nodes:    name -> {"group", "state": "waiting" | "joined" | "lost" | "back", "detail"}; the head is among them.
+    nodes:    name -> nodes.Node.to_json(); state is waiting, joined, lost or failed; the head is among them.
     models:   id -> deployments.status.ModelStatus.to_json(); empty until the gateway answers.
     degraded: why fewer nodes or replicas serve than asked for, or None.
     successor: id of the job that takes over, once it was submitted.

@@ -6,44 +6,26 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.show import COLOURS, aligned
+from app.show import COLOURS, LiveBoard, aligned
 from app.submission.connect import ways
 from app.submission.look import Look
 from deployments.status import ModelState
 from slurm.walltime import format_walltime
 
 SILENT = "SLURM's controller does not answer; still following through the shared folder"
-NODE_COLOURS = {"joined": "green", "back": "green", "waiting": "yellow", "lost": "red", "failed": "red"}
+NODE_COLOURS = {"joined": "green", "waiting": "yellow", "lost": "red", "failed": "red"}
 
 
-class Board:
-    """Live progress of a job: tables on a terminal, a line for each change elsewhere."""
-
-    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
-        self._clock = clock
-        self._began = clock()
-        self._said: dict[str, str] = {}
-        self._live = Live(console=self._console, transient=True) if self._console.is_terminal else None
-
-    def __enter__(self) -> Board:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._live:
-            self._live.stop()
+class Board(LiveBoard):
+    """Live progress of a job."""
 
     def update(self, look: Look) -> None:
         if self._live:

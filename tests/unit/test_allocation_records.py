@@ -42,7 +42,7 @@ def submitted(service: ServiceFolder, name: str, record: JobRecord | None) -> Se
     [
         ADDRESS,
         JobRecord(7, "joiner", 1000.5, "/shared/jobs/1"),
-        ClusterRecord(7, 1, "10.0.0.1:6379", "/shared/token", 20000, 8000),
+        ClusterRecord(7, 1, "10.0.0.1:6379", "/shared/token", 20000),
         NodeRecord("n1", "main", 7, 1, "joined", "10.0.0.1", "as ever"),
         JobStatus(7, 1, "serving", 1000.5, "http://10.0.0.1:8000", None, "lost n2", 2000.0, 8, NODES, {}),
     ],
