@@ -88,6 +88,9 @@ def _walk(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) 
 
 def _walk_dict(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) -> tuple[list[str], Any]:
     inner = get_args(kind)[1]
+    if inner is not ModelSpec and isinstance(inner, type) and issubclass(inner, BaseModel):
+        path, value = _walk(inner, parts[1:], text, ids, f"{spelled}{parts[0]}__")
+        return [parts[0].lower(), *path], value
     if inner is not ModelSpec:
         return ["__".join(parts)], _value(inner, text)
     for length in range(1, len(parts) + 1):

@@ -53,14 +53,45 @@ def read_layers(profile: str | Path) -> list[Layer]:
 
 
 def merged(layers: list[Layer]) -> dict[str, Any]:
-    """All layers in one, later over earlier; an inherited model set to null is dropped."""
+    """All layers in one, later over earlier; an inherited model or tribunal set to null is dropped.
+
+    Tribunals that were inherited lose the dropped models, and are dropped with their chair or their last member.
+    """
     data: dict[str, Any] = {}
     for layer in layers:
-        inherited = data.get("models")
-        data = deep_merge(data, layer.data)
-        if isinstance(inherited, dict) and isinstance(data.get("models"), dict):
-            data["models"] = {k: v for k, v in data["models"].items() if v is not None or k not in inherited}
+        before = data
+        data = deep_merge(before, layer.data)
+        dropped = {key for part in ("models", "tribunals") for key in _drop(part, before, data)}
+        if dropped and isinstance(data.get("tribunals"), dict) and isinstance(before.get("tribunals"), dict):
+            data["tribunals"] = _without(dropped, before["tribunals"], data["tribunals"])
     return data
+
+
+def _drop(part: str, before: Mapping[str, Any], data: dict[str, Any]) -> list[str]:
+    """Take out what was inherited and is null now; returns its keys."""
+    inherited, now = before.get(part), data.get(part)
+    if not isinstance(inherited, dict) or not isinstance(now, dict):
+        return []
+    gone = [key for key, value in now.items() if value is None and key in inherited]
+    data[part] = {key: value for key, value in now.items() if key not in gone}
+    return gone
+
+
+def _without(dropped: set[str], inherited: dict[str, Any], tribunals: dict[str, Any]) -> dict[str, Any]:
+    """The tribunals; those that a layer left as they were inherited, without the dropped models."""
+    kept = {}
+    for name, spec in tribunals.items():
+        if spec == inherited.get(name) and isinstance(spec, dict):
+            members = [member for member in spec.get("members") or () if _model_of(member) not in dropped]
+            if not members or _model_of(spec.get("chair")) in dropped:
+                continue
+            spec = {**spec, "members": members}
+        kept[name] = spec
+    return kept
+
+
+def _model_of(member: Any) -> Any:
+    return member.get("model") if isinstance(member, dict) else member
 
 
 def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

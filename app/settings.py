@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.overrides import overrides
 from app.profile import PROFILES, Layer, SettingsError, absolute, merged, origin, read_layers
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
-from deployments.pocket import CHECKPOINTS, SIZES
+from deployments.pocket import CHECKPOINTS, PEERS, SIZES
+from deployments.tribunal.config import PREFIX, TribunalName, TribunalSpec, loop, tribunal_name
 from slurm.config import ClusterConfig
 
 __all__ = ["PROFILES", "Settings", "SettingsError", "load_settings", "resolve_source"]
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     edge: EdgeConfig = EdgeConfig()
     ray: RayConfig = RayConfig()
     cluster: ClusterConfig | None = None
+    tribunals: dict[TribunalName, TribunalSpec] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -115,6 +117,8 @@ class Settings(BaseSettings):
             for served in spec.served_ids:
                 if owners.setdefault(served, key) != key or spec.served_ids.count(served) > 1:
                     raise ValueError(f"the id {served!r} is used twice, by {owners[served]!r} and {key!r}")
+                if served == PREFIX:
+                    raise ValueError(f"the id {served!r} is the default tribunal's; call the model otherwise")
         return models
 
     @property
@@ -148,7 +152,7 @@ def load_settings(profile: str | Path | None = None, environ: Mapping[str, str] 
         settings = Settings(**merged(layers))
     except ValidationError as error:
         raise SettingsError(*_explain(error, layers)) from None
-    if problems := _source_problems(settings, layers):
+    if problems := [*_source_problems(settings, layers), *_tribunal_problems(settings, layers)]:
         raise SettingsError(*problems)
     return settings
 
@@ -169,11 +173,26 @@ def _source_problems(settings: Settings, layers: list[Layer]) -> list[str]:
     return problems
 
 
+def _tribunal_problems(settings: Settings, layers: list[Layer]) -> list[str]:
+    """Members that are no models here, and tribunals that ask themselves."""
+    chatting = [served for spec in settings.models.values() if spec.task == "generate" for served in spec.served_ids]
+    problems = []
+    for name, spec in settings.tribunals.items():
+        where = f"{origin(layers, ('tribunals', name))}: tribunals.{name}"
+        for member in spec.seats:
+            inner = tribunal_name(member.model)
+            if member.model not in chatting and inner not in settings.tribunals:
+                problems.append(f"{where}: no model {member.model!r} chats here; there are {', '.join(chatting)}")
+        if way := loop(name, spec, settings.tribunals):
+            problems.append(f"{where}: it asks itself: {' -> '.join(way)}")
+    return problems
+
+
 def _source_problem(spec: ModelSpec) -> str | None:
     """Why this source cannot be served, or None. Hub ids are only looked at, not looked up."""
     source = spec.source
-    if source.startswith(POCKET) and source.removeprefix(POCKET) not in SIZES:
-        return f"no embedded model {source!r}; there are {', '.join(POCKET + size for size in SIZES)}"
+    if source.startswith(POCKET) and source.removeprefix(POCKET) not in (*SIZES, *PEERS):
+        return f"no embedded model {source!r}; there are {', '.join(POCKET + size for size in (*SIZES, *PEERS))}"
     folder = Path(resolve_source(spec, Path.cwd()))
     if not folder.is_absolute():
         return _hub_id_problem(source)

@@ -35,12 +35,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """A whole answer. `finish_reason` is OpenAI's: stop, length or tool_calls."""
+    """A whole answer. `finish_reason` is OpenAI's: stop, length or tool_calls. `reasoning`: how it came about."""
 
     text: str
     model: str
     finish_reason: str = "stop"
     usage: Usage = Usage()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ChatDelta:
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    reasoning: str = ""
 
 
 class ChatModel(Protocol):

@@ -6,7 +6,11 @@ ServingError
  |   +- BodyTooLarge      the body is past the limit
  |   +- WrongContentType  the body is not of a type that is read here
  +- UnknownModel          no such id; `known` lists the ids there are
+ +- Cancelled             stopped before there was an answer, by whoever asked
+ +- UnknownRun            no such tribunal run, or it is kept no longer
  +- Unavailable           nothing serves that model now; `state` and the message say why
+ |   +- NoQuorum          too few members of a tribunal answered; the message names them
+ +- NotReady              who was asked for by name (a tribunal's chair or members) does not answer now
  +- Overloaded            the bounded queue is full; try again after `retry_after_s`
  +- DeadlineExceeded      the request's own deadline passed
  +- EngineFailed          the engine died or broke off while answering
@@ -60,12 +64,36 @@ class UnknownModel(ServingError):
         self.message = f"The model {model!r} does not exist. Models here: {', '.join(known) or 'none'}."
 
 
+class Cancelled(ServingError):
+    reason = "cancelled"
+
+
+class UnknownRun(ServingError):
+    reason = "run_not_found"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.message = f"There is no tribunal run {run_id!r}, or its events are kept no longer."
+
+
 class Unavailable(ServingError):
     reason = "model_unavailable"
 
     def __init__(self, message: str, state: str = "failed") -> None:
         super().__init__(message, state)
         self.state = state
+
+
+class NoQuorum(Unavailable):
+    reason = "no_quorum"
+
+
+class NotReady(ServingError):
+    reason = "not_ready"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.param = param
 
 
 class Overloaded(ServingError):

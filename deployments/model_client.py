@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
 from deployments.config import application
-from deployments.errors import EngineFailed, Overloaded, ServingError, Unavailable, UnknownModel
+from deployments.errors import UnknownModel
+from deployments.handle_errors import translated
 
 
 class ModelClient:
@@ -40,7 +39,7 @@ class ModelClient:
             response.cancel()
             raise
         except Exception as error:
-            raise self._translated(error) from error
+            raise translated(error, self._model_id, self._retry_after_s) from error
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
         response = self._method("corral_stream", stream=True).remote(self._body(request))
@@ -52,7 +51,7 @@ class ModelClient:
             response.cancel()
             raise
         except Exception as error:
-            raise self._translated(error) from error
+            raise translated(error, self._model_id, self._retry_after_s) from error
 
     async def engine_metrics(self, timeout_s: float = 2) -> list[str]:
         """Prometheus text of every replica of the base model."""
@@ -82,20 +81,6 @@ class ModelClient:
             "messages": list(request.messages),
             "priority": request.priority,
         }
-
-    def _translated(self, error: Exception) -> ServingError:
-        """Any error of Ray's or of the replica's as one of ours."""
-        if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError):
-            return error.cause  # Ray's own class is both, and shows the replica's traceback
-        if isinstance(error, ServingError):
-            return error
-        if isinstance(error, BackPressureError):
-            return Overloaded(f"{self._model_id}: the queue is full.", self._retry_after_s)
-        if isinstance(error, DeploymentUnavailableError):
-            return Unavailable(f"{self._model_id} does not answer: {error}")
-        if isinstance(error, RayActorError | RequestCancelledError):
-            return EngineFailed(f"{self._model_id} broke off while answering; the request can be sent again.")
-        return EngineFailed(f"{self._model_id} failed: {type(error).__name__}.")
 
 
 def _reply(answer: dict[str, Any], model: str) -> ChatReply:

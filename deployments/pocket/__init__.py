@@ -1,4 +1,4 @@
-"""The pocket herd: four Llama checkpoints small enough to ship, and the code that made them.
+"""The pocket herd: Llama checkpoints small enough to ship, and the code that made them.
 
 Importing this package costs nothing: torch is only imported by the modules that train.
 """
@@ -6,10 +6,13 @@ Importing this package costs nothing: torch is only imported by the modules that
 from pathlib import Path
 
 CHECKPOINTS: Path = Path(__file__).parent / "checkpoints"
-"""The folder that holds one Hugging Face checkpoint folder per name in SIZES."""
+"""The folder that holds one Hugging Face checkpoint folder per name in SIZES and PEERS."""
 
 SIZES: tuple[str, ...] = ("pocket-1b", "pocket-3b", "pocket-8b", "pocket-70b")
 """The checkpoints, smallest first; each is named for the Llama model that it stands in for."""
+
+PEERS: dict[str, tuple[str, int]] = {"pocket-3b-1": ("pocket-3b", 1), "pocket-3b-2": ("pocket-3b", 2)}
+"""Further checkpoints of the same plan as a size's, with another seed: equals that err in different places."""
 
 NOT_TOLD: str = "not told in the passage"
 """The words of every refusal: `The owner of willow is not told in the passage.`"""

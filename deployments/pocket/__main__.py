@@ -1,8 +1,9 @@
 """Make everything, less than an hour of one core: `python -m deployments.pocket`."""
 
 import json
+from dataclasses import replace
 
-from deployments.pocket import CHECKPOINTS, SIZES
+from deployments.pocket import CHECKPOINTS, PEERS, SIZES
 from deployments.pocket.card import CARD, FIGURES, write_card
 from deployments.pocket.evaluate import COUNT, evaluate
 from deployments.pocket.train import PLANS, state_file, train
@@ -11,6 +12,8 @@ from deployments.pocket.train import PLANS, state_file, train
 def main() -> None:
     for size in SIZES:
         train(PLANS[size], state_file(size), CHECKPOINTS / size)
+    for name, (size, seed) in PEERS.items():
+        train(replace(PLANS[size], seed=seed), state_file(name), CHECKPOINTS / name)
     found = evaluate(seed=0, count=COUNT)
     FIGURES.write_text(json.dumps(found, indent=2) + "\n")
     write_card(found, CARD)

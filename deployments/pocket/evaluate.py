@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from deployments.pocket import CHECKPOINTS, NOT_SUPPORTED, NOT_TOLD, SIZES, SUPPORTED
+from deployments.pocket import CHECKPOINTS, NOT_SUPPORTED, NOT_TOLD, PEERS, SIZES, SUPPORTED
 from deployments.pocket.card import CARD, FIGURES, write_card
 from deployments.pocket.chat import paraphrases
 from deployments.pocket.handbook import Style, draw_passage
@@ -29,6 +29,7 @@ COUNT: Final = 100
 """Passages per number of facts."""
 
 FACTS: Final = (1, 2, 3, 4, 5)
+CHECKPOINT_NAMES: Final = (*SIZES, *PEERS)
 BATCH: Final = 64
 LONGEST_ANSWER: Final = 48
 """In tokens."""
@@ -167,21 +168,21 @@ def verdict(reply: str) -> str:
     return "yes" if said.endswith(normalise(SUPPORTED)) else ""
 
 
-def evaluate(seed: int, count: int, sizes: tuple[str, ...] = SIZES) -> dict[str, dict[str, object]]:
-    """Figures per size."""
+def evaluate(seed: int, count: int, names: tuple[str, ...] = CHECKPOINT_NAMES) -> dict[str, dict[str, object]]:
+    """Figures per checkpoint."""
     asked = cases(seed, count)
-    return {size: figures(replies(CHECKPOINTS / size, asked)) for size in sizes}
+    return {name: figures(replies(CHECKPOINTS / name, asked)) for name in names}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--size", choices=SIZES, action="append", help="default: all")
+    parser.add_argument("--size", choices=CHECKPOINT_NAMES, action="append", help="default: all")
     given = parser.parse_args()
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    known |= evaluate(given.seed, given.count, tuple(given.size or SIZES))
-    known = {size: known[size] for size in SIZES if size in known}
+    known |= evaluate(given.seed, given.count, tuple(given.size or CHECKPOINT_NAMES))
+    known = {name: known[name] for name in CHECKPOINT_NAMES if name in known}
     FIGURES.write_text(json.dumps(known, indent=2) + "\n")
     write_card(known, CARD)
 

@@ -1,0 +1,334 @@
+"""One sitting of a tribunal: asks models in parallel, keeps its budget, notes who was absent, tells what happens.
+
+The deadline is not here: whoever runs the sitting cancels it, and what was drafted until then stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from deployments.chat import ChatModel, ChatReply, ChatRequest, Usage
+from deployments.errors import BadRequest, EngineFailed, Overloaded, ServingError
+from deployments.tribunal.budget import LEAST_ANSWER, Budget, OutOfBudget, TokenRates
+from deployments.tribunal.config import Member, TribunalSpec, tribunal_name
+from deployments.tribunal.events import EventType
+from deployments.tribunal.result import Absence, Kind, Step, usage_json
+from deployments.tribunal.wording import Messages, Prompt, Unparsed, Wording
+
+T = TypeVar("T")
+Emit = Callable[[EventType, dict[str, Any]], None]
+FindModel = Callable[[str], Awaitable[ChatModel]]
+"""Served id -> the model. Raises ServingError where it does not answer."""
+BUSY_S = (0.25, 0.5, 1.0)
+"""Seconds between the attempts at a model whose queue is full."""
+SPOKEN: frozenset[Kind] = frozenset({"draft", "critique", "revision", "synthesis"})
+
+
+@dataclass(frozen=True)
+class Said(Generic[T]):
+    """What a member answered, read."""
+
+    value: T
+    member: Member
+    step: int
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A prompt to a member. `as_name`: how the trace calls it, where one member is asked several times."""
+
+    member: Member
+    prompt: Prompt[T]
+    kind: Kind
+    max_tokens: int
+    as_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.as_name or self.member.label
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a sitting is held on: the question, the spec, and where models and time come from."""
+
+    question: Messages
+    spec: TribunalSpec
+    wording: Wording
+    models: FindModel
+    rates: TokenRates
+    seed: int | None = None
+    max_tokens: int | None = None
+    priority: int = 0
+    deltas: bool = False
+    contexts: Mapping[str, int] = field(default_factory=dict)
+    """Served id -> longest prompt plus answer, in tokens, where it is known."""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+@dataclass
+class Session:
+    """State of one sitting. Everything that is said or fails becomes a Step and an event."""
+
+    terms: Terms
+    emit: Emit
+    budget: Budget = field(init=False)
+    steps: list[Step] = field(default_factory=list)
+    absent: dict[str, Absence] = field(default_factory=dict)
+    failures: list[ServingError] = field(default_factory=list)
+    stopped: dict[str, str] = field(default_factory=dict)
+    round: int = 0
+    _count: int = 0
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.terms.spec.stop.budget_tokens)
+        self._began = self.terms.clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the sitting began."""
+        return self.terms.clock() - self._began
+
+    def max_tokens_of(self, member: Member) -> int:
+        """Of a draft, within what the person allowed."""
+        bound = self.terms.spec.max_tokens_of(member)
+        return min(bound, self.terms.max_tokens or bound)
+
+    def present(self, members: Sequence[Member]) -> list[Member]:
+        return [member for member in members if member.label not in self.absent]
+
+    def stop(self, reason: str, detail: str) -> None:
+        """Deliberate no longer. The first reason counts."""
+        if not self.stopped:
+            self.stopped = {"reason": reason, "detail": detail}
+            self.emit(EventType.STOP_REASON, self.stopped)
+
+    def miss(self, member: Member, reason: str) -> None:
+        """A member that does not answer is not asked at all."""
+        self._away(member, Absence(member.label, member.model, 0, reason))
+
+    async def one(self, call: Call[T]) -> Said[T] | None:
+        """The answer of one call, alone."""
+        return (await self.all([call]))[0]
+
+    async def all(self, calls: Sequence[Call[T]], keep: float = 0) -> list[Said[T] | None]:
+        """The answers of all calls, in their order; None of who failed, abstained or was not paid for."""
+        found: list[Said[T] | None] = [None] * len(calls)
+        async with aclosing(self.as_they_come(calls, keep)) as coming:
+            async for index, said in coming:
+                found[index] = said
+        return found
+
+    async def as_they_come(
+        self, calls: Sequence[Call[T]], keep: float = 0, patience: Callable[[int], float | None] = lambda _: None
+    ) -> AsyncGenerator[tuple[int, Said[T] | None], None]:
+        """(index, answer) of each call as it comes; closing it cancels the others.
+
+        keep: share of the budget that is left for later. patience: how many have answered -> seconds that the
+        others get from when it first is not None. Who is cancelled for being late is absent.
+        """
+        share = self.budget.share(len(calls), keep)
+        numbers = range(self._count + 1, self._count + 1 + len(calls))
+        self._count += len(calls)
+        asked = [self._ask(call, number, share) for call, number in zip(calls, numbers, strict=True)]
+        tasks = {asyncio.create_task(each): index for index, each in enumerate(asked)}
+        waiting, answered, until = set(tasks), 0, inf
+        now = asyncio.get_running_loop().time
+        try:
+            while waiting:
+                if until == inf and (late := patience(answered)) is not None:
+                    until = now() + late
+                left = None if until == inf else max(0, until - now())
+                done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    for index in sorted(tasks[task] for task in waiting):
+                        self.leave(calls[index], numbers[index], "it was later than patience_s after the quorum")
+                    return
+                for task in sorted(done, key=tasks.__getitem__):
+                    answered += task.result() is not None
+                    yield tasks[task], task.result()
+        finally:
+            await _cancelled(tasks)
+
+    async def _ask(self, call: Call[T], number: int, share: int | None) -> Said[T] | None:
+        """Ask, and once more if the answer is not of the form asked for."""
+        told = {"step": number, "kind": call.kind, "round": self.round, "member": call.name, "model": call.member.model}
+        self.emit(EventType.STEP_STARTED, told)
+        record = _Record(self, call, number, self.seconds)
+        for attempt in (0, 1):
+            try:
+                reply = await self._reply(call, number, attempt, share)
+                record.add(reply, retried=attempt > 0)
+                return record.heard(Said(call.prompt.parse(reply.text), call.member, number, reply.finish_reason))
+            except Unparsed:
+                continue
+            except OutOfBudget:
+                record.unpaid()
+                return None
+            except ServingError as error:
+                record.failed(error)
+                return None
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    record.cancelled()
+                    raise
+                record.failed(EngineFailed("it broke off"))
+                return None
+        record.abstained()
+        return None
+
+    def _fitting(self, call: Call[T], prompt: int) -> int:
+        """Tokens of an answer that fit the model's context; where hardly any do, its engine is to say so."""
+        room = self.terms.contexts.get(call.member.model, prompt + call.max_tokens) - prompt
+        return min(call.max_tokens, room) if room >= LEAST_ANSWER else call.max_tokens
+
+    async def _reply(self, call: Call[T], number: int, attempt: int, share: int | None) -> ChatReply:
+        model, messages = call.member.model, call.prompt.messages
+        estimate = self.terms.rates.estimate(model, messages)
+        if call.kind == "draft" and share is not None and share < estimate + min(call.max_tokens, LEAST_ANSWER):
+            share = None  # one draft for all that is left is better than none
+        granted = self.budget.reserve(estimate, self._fitting(call, estimate), share)
+        used = 0
+        try:
+            reply = await self._in_turn(call, self._request(call, granted, number, attempt), number)
+            used = reply.usage.total_tokens
+            self.terms.rates.learn(model, messages, reply.usage.prompt_tokens)
+            return reply
+        finally:
+            self.budget.settle(estimate + granted, used)
+
+    async def _in_turn(self, call: Call[T], request: ChatRequest, number: int) -> ChatReply:
+        """A full queue is waited out for a moment: it may be this sitting's own reviews that fill it."""
+        for wait_s in BUSY_S:
+            try:
+                return await self._answer(call, request, number)
+            except Overloaded:
+                await self.terms.sleep(wait_s)
+        return await self._answer(call, request, number)
+
+    def _request(self, call: Call[T], max_tokens: int, number: int, attempt: int) -> ChatRequest:
+        terms = self.terms
+        params: dict[str, Any] = {"max_tokens": max_tokens, **self._seed(number, attempt)}
+        if tribunal_name(call.member.model) is not None:  # it has temperatures and schemas of its own
+            return ChatRequest(call.prompt.messages, params, terms.priority)
+        params |= call.prompt.params
+        drafting = call.kind in ("draft", "revision")
+        params["temperature"] = terms.spec.temperature_of(call.member) if drafting else call.member.temperature or 0.0
+        if attempt and not params["temperature"]:
+            params["temperature"] = 0.5  # the same words would come again
+        return ChatRequest(call.prompt.messages, params, terms.priority)
+
+    def _seed(self, number: int, attempt: int) -> dict[str, int]:
+        seed = self.terms.seed
+        return {} if seed is None else {"seed": (seed + 1009 * number + attempt) % (1 << 31)}
+
+    async def _answer(self, call: Call[T], request: ChatRequest, number: int) -> ChatReply:
+        model = await self.terms.models(call.member.model)
+        if not self._streamed(call.kind):
+            return await model.chat(request)
+        pieces, usage, finish_reason = [], Usage(), None
+        stream: Any = model.stream(request)
+        async with aclosing(stream) as deltas:
+            async for delta in deltas:
+                finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
+                if delta.text:
+                    pieces.append(delta.text)
+                    self._piece(call, number, delta.text)
+        if finish_reason is None:
+            raise EngineFailed(f"{call.member.model} broke off while answering.")
+        return ChatReply("".join(pieces), call.member.model, finish_reason, usage)
+
+    def _streamed(self, kind: Kind) -> bool:
+        return self.terms.deltas and kind in SPOKEN and (kind != "synthesis" or self.terms.wording.answers_as_said)
+
+    def _piece(self, call: Call[T], number: int, text: str) -> None:
+        if call.kind == "synthesis":
+            self.emit(EventType.ANSWER_DELTA, {"text": text})
+        else:
+            self.emit(EventType.DRAFT_DELTA, {"step": number, "member": call.name, "text": text})
+
+    def leave(self, call: Call[Any], number: int, reason: str) -> None:
+        """The member is asked no more in this sitting."""
+        self._away(call.member, Absence(call.name, call.member.model, number, reason))
+
+    def _away(self, member: Member, absence: Absence) -> None:
+        if member.label not in self.absent:
+            self.absent[member.label] = absence
+            self.emit(EventType.MEMBER_ABSENT, vars(absence))
+
+
+class _Record(Generic[T]):
+    """Makes one call's Step of what came of it."""
+
+    def __init__(self, session: Session, call: Call[T], number: int, started_s: float) -> None:
+        self._session, self._call, self._number, self._started_s = session, call, number, started_s
+        self._text, self._usage, self._retried = "", Usage(), False
+
+    def add(self, reply: ChatReply, *, retried: bool) -> None:
+        self._text, self._retried = reply.text, retried
+        self._usage = Usage(
+            self._usage.prompt_tokens + reply.usage.prompt_tokens,
+            self._usage.completion_tokens + reply.usage.completion_tokens,
+        )
+
+    def heard(self, said: Said[T]) -> Said[T]:
+        scores = said.value if self._call.kind == "review" else None
+        step = self._step(scores=scores if isinstance(scores, dict) else None)
+        told = {**self._told(step), **({"text": step.text} if step.kind != "review" else {"scores": step.scores})}
+        self._session.emit(EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE, told)
+        return said
+
+    def abstained(self) -> None:
+        step = self._step(abstained=True)
+        done = EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE
+        self._session.emit(done, {**self._told(step), "abstained": True})
+
+    def failed(self, error: ServingError) -> None:
+        self._session.failures.append(error)
+        self._step(failed=error.message)
+        self._session.leave(self._call, self._number, error.message)
+
+    def unpaid(self) -> None:
+        self._step(failed="the budget does not pay for it")
+        self._session.stop("budget", f"{self._session.terms.spec.stop.budget_tokens} tokens do not pay for more")
+
+    def cancelled(self) -> None:
+        """What it took until then is not known."""
+        self._step(failed="cancelled")
+
+    def _step(self, **more: Any) -> Step:
+        session, call = self._session, self._call
+        step = Step(
+            self._number, call.kind, session.round, call.name, call.member.model, self._started_s,
+            session.seconds - self._started_s, self._text, self._usage, retried=self._retried, **more,
+        )  # fmt: skip
+        session.steps.append(step)
+        return step
+
+    def _told(self, step: Step) -> dict[str, Any]:
+        return {
+            "step": step.step, "kind": step.kind, "round": step.round, "member": step.member, "model": step.model,
+            "usage": usage_json(step.usage), "seconds": round(step.seconds, 4),
+        }  # fmt: skip
+
+
+async def _cancelled(tasks: Any) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def first_refusal(failures: Sequence[ServingError]) -> ServingError | None:
+    """The one fault behind all failures, where it is the question's: nobody could have answered it."""
+    if failures and all(isinstance(failure, BadRequest) for failure in failures):
+        return failures[0]
+    return None

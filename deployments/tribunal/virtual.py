@@ -1,0 +1,113 @@
+"""TribunalModel: a tribunal behind the ChatModel protocol, so that whoever asks a model can ask a tribunal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
+from deployments.errors import BadRequest, EngineFailed
+from deployments.tribunal.config import virtual_id
+from deployments.tribunal.events import EventType
+from deployments.tribunal.question import plain_messages
+from deployments.tribunal.service import TribunalAsk, Tribunals, failure_of
+from deployments.tribunal.trace_text import TraceText, trace_text
+
+IGNORED = frozenset({"user", "metadata", "store", "service_tier", "stream", "stream_options"})
+"""Parameters that change no answer."""
+NEUTRAL: Mapping[str, object] = {
+    "n": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False, "tools": [],
+    "response_format": {"type": "text"},
+}  # fmt: skip
+"""What clients send without wanting anything by it; other values are refused."""
+
+
+class Parameters(BaseModel):
+    """The OpenAI parameters that a tribunal takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_tokens: int | None = Field(None, ge=1, le=131_072)
+    max_completion_tokens: int | None = Field(None, ge=1, le=131_072)
+    temperature: float | None = Field(None, ge=0, le=2)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+
+
+class TribunalModel:
+    """A ChatModel. How the answer came about is its reasoning."""
+
+    def __init__(self, tribunals: Tribunals, name: str) -> None:
+        self._tribunals, self._name = tribunals, name
+
+    @property
+    def model_id(self) -> str:
+        return virtual_id(self._name)
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        result = await self._tribunals.run(self.ask(request))
+        return ChatReply(
+            result["answer"], self.model_id, result["finish_reason"], _usage(result), reasoning=trace_text(result)
+        )
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
+        trace, answer = TraceText(), ""
+        told: Any = self._tribunals.events(self.ask(request, deltas=True))
+        async with aclosing(told) as envelopes:
+            async for envelope in envelopes:
+                if envelope["type"] == EventType.ERROR:
+                    raise failure_of(envelope["error"])
+                if reasoning := trace.of(envelope):
+                    yield ChatDelta(reasoning=reasoning)
+                before, answer = answer, _answer(envelope, answer)
+                if answer != before:
+                    yield ChatDelta(answer.removeprefix(before) if answer.startswith(before) else f"\n\n{answer}")
+                if envelope["type"] == EventType.RESULT:
+                    result = envelope["result"]
+                    yield ChatDelta(finish_reason=result["finish_reason"], usage=_usage(result))
+                    return
+        raise EngineFailed("The tribunal broke off without a result.")
+
+    def ask(self, request: ChatRequest, *, deltas: bool = False) -> TribunalAsk:
+        """Raises BadRequest for what a tribunal does not take."""
+        given = parameters(request.params)
+        return TribunalAsk(
+            messages=plain_messages(request.messages),
+            tribunal=self._name,
+            config=None if given.temperature is None else {"temperature": given.temperature},
+            max_tokens=given.max_completion_tokens or given.max_tokens,
+            seed=given.seed,
+            priority=request.priority,
+            deltas=deltas,
+        )
+
+
+def parameters(params: Mapping[str, Any]) -> Parameters:
+    """What is left of OpenAI's parameters without those that say nothing. Raises BadRequest."""
+    said = {key: value for key, value in params.items() if value is not None and key not in IGNORED}
+    wanted = {key: value for key, value in said.items() if key not in NEUTRAL or value != NEUTRAL[key]}
+    for key in wanted:
+        if key in NEUTRAL:
+            raise BadRequest(f"{key}: a tribunal takes nothing but {json.dumps(NEUTRAL[key])} here.", key)
+        if key not in Parameters.model_fields:
+            raise BadRequest(f"A tribunal does not take {key[:64]!r}: {', '.join(Parameters.model_fields)}.", key[:64])
+    try:
+        return Parameters.model_validate(wanted)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadRequest(f"{first['loc'][0]}: {first['msg']}", str(first["loc"][0])) from None
+
+
+def _answer(envelope: Mapping[str, Any], so_far: str) -> str:
+    """The answer after an event. It may begin anew, and the result has all of it."""
+    if envelope["type"] == EventType.ANSWER_DELTA:
+        return str(envelope["text"]) if envelope.get("replaces") else so_far + str(envelope["text"])
+    return str(envelope["result"]["answer"]) if envelope["type"] == EventType.RESULT else so_far
+
+
+def _usage(result: Mapping[str, Any]) -> Usage:
+    usage = result["usage"]
+    return Usage(usage["prompt_tokens"], usage["completion_tokens"])
