@@ -11,9 +11,13 @@ from ray import serve
 from ray.serve.deployment import Application
 
 from app.gateway import Gateway
-from app.serve_config import GATEWAY
+from app.serve_config import GATEWAY, TRIBUNAL
 from app.settings import Settings
 from deployments.config import ModelSpec
+from deployments.tribunal.server import TribunalServer
+
+BESIDE_THE_EDGE = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""On the head's node, with the edge and Serve's own proxy, which passes on what has no replica yet."""
 
 
 def build_gateway(settings: Settings, host: str, port: int, failures: dict[str, str]) -> Application:
@@ -23,11 +27,29 @@ def build_gateway(settings: Settings, host: str, port: int, failures: dict[str, 
         name=GATEWAY,
         num_replicas=settings.gateway.replicas,
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
-        # Beside the edge and Serve's own proxy, which passes on what has no replica yet.
-        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+        ray_actor_options=BESIDE_THE_EDGE,
         health_check_period_s=5,
     )
     return deployment.bind(settings.model_dump_json(), host, port, failures)
+
+
+def build_tribunal(settings: Settings, failures: dict[str, str]) -> Application:
+    """The application in which tribunals run; it has no HTTP of its own."""
+    deployment = serve.deployment(
+        TribunalServer,
+        name=TRIBUNAL,
+        num_replicas=1,
+        max_ongoing_requests=settings.gateway.max_ongoing_requests,
+        ray_actor_options=BESIDE_THE_EDGE,
+        health_check_period_s=5,
+    )
+    specs = {name: spec.model_dump(mode="json", exclude_unset=True) for name, spec in settings.tribunals.items()}
+    return deployment.bind(specs, tuple(spec.model_dump(mode="json") for spec in settings.specs), failures)
+
+
+def tribunal_application(args: dict[str, Any]) -> Application:
+    """`serve deploy`'s way to the tribunals. args: settings (mapping)."""
+    return build_tribunal(Settings(**args["settings"]), {})
 
 
 def gateway_application(args: dict[str, Any]) -> Application:

@@ -3,6 +3,7 @@
     from app.client import Client
     with Client() as corral:
         print(corral.chat("pocket-70b", "Hello! Who are you?").text)
+        print(corral.tribunal("Hello! Who are you?").answer)
 
 Everything raises deployments.errors.ServingError.
 """
@@ -13,6 +14,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -20,11 +22,17 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from app.bulk import BulkJob, Gates, Runner, run_bulk
+from app.serve_config import TRIBUNAL
 from app.settings import Settings
 from app.state import ServiceState, read_state
 from deployments.chat import ChatDelta, ChatModel, ChatReply, ChatRequest
 from deployments.errors import BadRequest, Unavailable
 from deployments.model_client import ModelClient
+from deployments.tribunal.client import TribunalClient
+from deployments.tribunal.config import tribunal_name
+from deployments.tribunal.result import Result
+from deployments.tribunal.service import TribunalAsk
+from deployments.tribunal.virtual import TribunalModel
 
 Prompt = str | Sequence[Mapping[str, Any]]
 """A question, or OpenAI message dicts, oldest first."""
@@ -41,6 +49,7 @@ class AsyncClient:
         self._bases = dict(bases or {})
         self._gates = Gates(max_in_flight)
         self._models: dict[str, ModelClient] = {}
+        self._tribunals = TribunalClient({}, TRIBUNAL)
 
     @classmethod
     def connect(cls, service: str = "default", address: str | None = None) -> Self:
@@ -63,6 +72,8 @@ class AsyncClient:
 
     def model(self, model: str) -> ChatModel:
         """The ChatModel of a served id."""
+        if name := tribunal_name(model):
+            return TribunalModel(self._tribunals, name)
         if model not in self._models:
             self._models[model] = ModelClient(self._bases.get(model, model), model)
         return self._models[model]
@@ -97,6 +108,26 @@ class AsyncClient:
             found[line.index] = line.reply or line.error or BadRequest("no answer")
         return found
 
+    async def tribunal(
+        self, question: Prompt, tribunal: str | None = None, *, config: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None, seed: int | None = None,
+    ) -> Result:  # fmt: skip
+        """Have several models draft, review and refine one answer; result.Result has it, with the trace.
+
+        tribunal: the profile's, by name; its `default` if unset. config: keys of tribunal.config.TribunalSpec over
+        the named tribunal's, or a whole one.
+        """
+        ask = ask_of(question, tribunal, config, max_tokens, seed)
+        return Result.of(await self._tribunals.run(ask))
+
+    def tribunal_events(
+        self, question: Prompt, tribunal: str | None = None, *, config: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None, seed: int | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
+        """The same as tribunal.events' envelopes, as things happen; closing the iterator stops every engine."""
+        ask = ask_of(question, tribunal, config, max_tokens, seed)
+        return self._tribunals.events(replace(ask, deltas=True))
+
     async def _find(self, model: str) -> ChatModel:
         return self.model(model)
 
@@ -117,6 +148,14 @@ def request_of(prompt: Prompt, params: Mapping[str, Any], priority: int = 0) -> 
     if not messages or not all(message.get("content") for message in messages):
         raise BadRequest("The prompt is empty.", "prompt" if isinstance(prompt, str) else "messages")
     return ChatRequest(messages, dict(params), priority)
+
+
+def ask_of(
+    question: Prompt, tribunal: str | None, config: Mapping[str, Any] | None, max_tokens: int | None, seed: int | None
+) -> TribunalAsk:
+    """A TribunalAsk. Raises BadRequest if there is nothing to answer."""
+    messages = request_of(question, {}).messages
+    return TribunalAsk(messages, tribunal, config, max_tokens, seed)
 
 
 def _authenticate(state: ServiceState) -> None:
@@ -168,13 +207,24 @@ class Client:
         """See AsyncClient.generate."""
         return self._run(self._inner.generate(model, prompt, **params))
 
+    def tribunal(self, question: Prompt, tribunal: str | None = None, **how: Any) -> Result:
+        """See AsyncClient.tribunal."""
+        return self._run(self._inner.tribunal(question, tribunal, **how))
+
+    def tribunal_events(self, question: Prompt, tribunal: str | None = None, **how: Any) -> Iterator[dict[str, Any]]:
+        """See AsyncClient.tribunal_events."""
+        return self._pieces(self._inner.tribunal_events(question, tribunal, **how))
+
     def bulk(self, items: Iterable[Mapping[str, Any]], **defaults: Any) -> list[ChatReply | Exception]:
         """See AsyncClient.bulk."""
         return self._run(self._inner.bulk(items, **defaults))
 
     def stream(self, model: str, prompt: Prompt, **params: Any) -> Iterator[ChatDelta]:
         """See AsyncClient.stream."""
-        pieces = aiter(self._inner.stream(model, prompt, **params))
+        return self._pieces(self._inner.stream(model, prompt, **params))
+
+    def _pieces(self, coming: AsyncIterator[T]) -> Iterator[T]:
+        pieces = aiter(coming)
         try:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
@@ -190,5 +240,5 @@ class Client:
             raise
 
 
-async def _next(pieces: AsyncIterator[ChatDelta]) -> ChatDelta | None:
+async def _next(pieces: AsyncIterator[T]) -> T | None:
     return await anext(pieces, None)

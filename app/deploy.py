@@ -13,20 +13,24 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from app.applications import build_gateway
-from app.serve_config import GATEWAY
+from app.applications import build_gateway, build_tribunal
+from app.serve_config import GATEWAY, TRIBUNAL
 from app.settings import Settings
 from deployments.config import ModelSpec
 from deployments.herd import short_reason
 
 
 def deploy(settings: Settings, host: str, port: int) -> dict[str, str]:
-    """Deploy every model and the gateway without waiting for them; returns the models that could not be, and why."""
+    """Deploy models, gateway and tribunal without waiting for them; returns the models that could not be, and why."""
     targets, failures = _model_targets(settings)
     gateway = build_gateway(settings, host, port, failures)
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
     serve.run_many(
-        [serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"), *targets],
+        [
+            serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"),
+            *targets,
+            serve.RunTarget(build_tribunal(settings, failures), name=TRIBUNAL, route_prefix=None),
+        ],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )

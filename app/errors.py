@@ -17,12 +17,15 @@ from fastapi.responses import JSONResponse
 from deployments.errors import (
     BadRequest,
     BodyTooLarge,
+    Cancelled,
     DeadlineExceeded,
     EngineFailed,
+    NotReady,
     Overloaded,
     ServingError,
     Unavailable,
     UnknownModel,
+    UnknownRun,
     WrongContentType,
 )
 
@@ -48,8 +51,11 @@ INVALID, LIMITED, SERVER = "invalid_request_error", "rate_limit_error", "server_
 TABLE: Mapping[type[ServingError], tuple[int, str]] = {
     BadRequest: (400, INVALID),
     UnknownModel: (404, INVALID),
+    UnknownRun: (404, INVALID),
     NoSuchPath: (404, INVALID),
     BodyTooSlow: (408, INVALID),
+    Cancelled: (409, INVALID),
+    NotReady: (409, INVALID),
     BodyTooLarge: (413, INVALID),
     WrongContentType: (415, INVALID),
     Overloaded: (429, LIMITED),
@@ -108,7 +114,7 @@ def http_problem(
 def _param(error: ServingError) -> str | None:
     if isinstance(error, UnknownModel):
         return "model"
-    return error.param if isinstance(error, BadRequest | HttpError) else None
+    return error.param if isinstance(error, BadRequest | NotReady | HttpError) else None
 
 
 def _headers(error: ServingError) -> dict[str, str]:

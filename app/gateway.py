@@ -13,6 +13,7 @@ from app.metrics import merge_engine_metrics
 from app.middleware import CancelledOnce
 from app.relay import Upstream
 from app.replica_urls import ReplicaUrls, url
+from app.serve_config import TRIBUNAL
 from app.services import BulkLimits, Limits, Services
 from app.settings import Settings
 from app.web import create_app
@@ -20,6 +21,7 @@ from deployments.config import ModelSpec
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
 from deployments.serve_state import read_nodes, read_status, replica_addresses
+from deployments.tribunal.client import TribunalClient
 
 
 class Gateway:
@@ -64,6 +66,7 @@ def build_services(settings: Settings, serve: tuple[str, int], failures: Mapping
         herd=herd,
         upstream=Upstream(_http(serve), ReplicaUrls(serve, specs, replica_addresses)),
         limits=_limits(settings),
+        tribunals=TribunalClient(settings.tribunals, TRIBUNAL),
         metrics_sources=_engine_metrics(specs, clients, herd),
     )
 

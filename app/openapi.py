@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from app.wire import GenerateRequest as Generate
 REF = "#/components/schemas/{model}"
 DESCRIPTION = """Large language models behind one OpenAI-compatible address.
 
-Everything vLLM's own server offers under `/v1` is here for every model: the body's `model` chooses. `/generate` and
-`/bulk` are the project's own. Every error has OpenAI's shape and names the field that is wrong."""
+Everything vLLM's own server offers under `/v1` is here for every model: the body's `model` chooses. `/generate`,
+`/bulk` and `/v1/tribunal` are the project's own. A tribunal, in which several models come to one answer, is also a
+virtual model, `tribunal` or `tribunal/NAME`, of `/v1/chat/completions`, `/generate` and `/bulk`; there
+`reasoning_content` tells how the answer came about. Every error has OpenAI's shape and names the wrong field."""
 
 JsonDict = dict[str, Any]
 Responses = dict[int | str, JsonDict]
@@ -33,30 +35,30 @@ def content(media_type: str, schema: JsonDict, example: Any = None) -> JsonDict:
     return {media_type: {"schema": schema, **({} if example is None else {"example": example})}}
 
 
-def _error(description: str, message: str, kind: str, param: str | None, code: str) -> JsonDict:
+def error(description: str, message: str, kind: str, param: str | None, code: str) -> JsonDict:
     example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return {"description": description, "content": content("application/json", ref(ErrorBody), example)}
 
 
 ERRORS: Responses = {
-    400: _error(
+    400: error(
         "The request is wrong; `param` names the field.",
         "max_tokens: Input should be less than or equal to 131072",
         "invalid_request_error",
         "max_tokens",
         "invalid_request",
     ),
-    404: _error(
+    404: error(
         "No such model or path.",
         "The model 'llama' does not exist. Models here: llama-3.2-1b, llama-3.1-8b.",
         "invalid_request_error",
         "model",
         "model_not_found",
     ),
-    429: _error(
+    429: error(
         "The model's queue is full; see Retry-After.", "The queue is full.", "rate_limit_error", None, "queue_full"
     ),
-    503: _error(
+    503: error(
         "Nothing serves that model now.",
         "The model 'llama-3.1-8b' is failed: CUDA out of memory.",
         "server_error",
@@ -106,7 +108,7 @@ LIST_SCHEMA: JsonDict = {
 }
 MODEL_CARD = {"description": "The model.", "content": content("application/json", CARD_SCHEMA, CARD)}
 MODEL_LIST = {
-    "description": "Every model and adapter.",
+    "description": "Every model and adapter, and after them the virtual models of the tribunals.",
     "content": content("application/json", LIST_SCHEMA, {"object": "list", "data": [CARD]}),
 }
 
@@ -121,9 +123,11 @@ class Passthrough:
     response: Mapping[str, Any]
     required: tuple[str, ...]
     streams: bool = False
+    tribunals: bool = False
 
     def route_options(self) -> JsonDict:
-        fields: JsonDict = {"model": {"type": "string", "description": "An id of GET /v1/models."}}
+        virtual = " `tribunal` and `tribunal/NAME` are virtual ones." if self.tribunals else ""
+        fields: JsonDict = {"model": {"type": "string", "description": f"An id of GET /v1/models.{virtual}"}}
         if self.streams:
             fields["stream"] = {"type": "boolean", "description": "Answer as server-sent events."}
         schema = {"type": "object", "required": ["model", *self.required], "properties": fields}
@@ -132,7 +136,13 @@ class Passthrough:
         return {
             "summary": self.summary,
             "openapi_extra": body(content("application/json", schema, {"model": CARD["id"], **self.request})),
-            "responses": {200: {"description": "vLLM's answer.", "content": answer | events}, **ERRORS},
+            "responses": {
+                200: {
+                    "description": "vLLM's answer; a tribunal's has its shape." if self.tribunals else "vLLM's answer.",
+                    "content": answer | events,
+                },
+                **ERRORS,
+            },
             "operation_id": self.path.strip("/").replace("/", "_"),
         }
 
@@ -157,6 +167,7 @@ PASSTHROUGH = (
         },
         ("messages",),
         streams=True,
+        tribunals=True,
     ),
     Passthrough(
         "/v1/completions",
@@ -261,12 +272,12 @@ ASKED: tuple[type[BaseModel], ...] = (Generate, BulkRequest, BulkItem)
 ANSWERED: tuple[type[BaseModel], ...] = (GenerateReply, GenerateEvent, BulkReply, BulkLineReply, ErrorBody)
 
 
-def describe(app: FastAPI) -> JsonDict:
-    """The OpenAPI document, with the schemas of the bodies that routes read by hand."""
+def describe(app: FastAPI, asked: Sequence[type[BaseModel]] = (), answered: Sequence[type[BaseModel]] = ()) -> JsonDict:
+    """The OpenAPI document, with the schemas of the bodies that routes read by hand: those here, and more."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in ASKED]
-        shown += [(model, "serialization") for model in ANSWERED]
+        shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in (*ASKED, *asked)]
+        shown += [(model, "serialization") for model in (*ANSWERED, *answered)]
         _, schemas = models_json_schema(shown, ref_template=REF)
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         app.openapi_schema = document

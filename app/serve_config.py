@@ -7,6 +7,8 @@ from typing import Any
 from app.settings import Settings
 
 GATEWAY = "gateway"
+TRIBUNAL = "tribunal"
+"""Names of applications that are no model's."""
 DEFAULT_PORT = 8000
 
 
@@ -17,6 +19,12 @@ def serve_config(settings: Settings, host: str = "127.0.0.1", port: int = DEFAUL
         "route_prefix": "/",
         "import_path": "app.applications:gateway_application",
         "args": {"settings": settings.model_dump(mode="json"), "serve_host": host, "serve_port": port},
+    }
+    tribunal = {
+        "name": TRIBUNAL,
+        "route_prefix": None,
+        "import_path": "app.applications:tribunal_application",
+        "args": {"settings": settings.model_dump(mode="json")},
     }
     models = [
         {
@@ -30,5 +38,5 @@ def serve_config(settings: Settings, host: str = "127.0.0.1", port: int = DEFAUL
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": host, "port": port},
-        "applications": [gateway, *models],
+        "applications": [gateway, *models, tribunal],
     }

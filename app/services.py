@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,13 @@ from deployments.chat import ChatModel
 from deployments.config import Section
 from deployments.errors import BadRequest, Unavailable, UnknownModel
 from deployments.status import Herd, ModelState, ModelStatus
+from deployments.tribunal.config import tribunal_name, virtual_id
+from deployments.tribunal.service import NoTribunals, Tribunals
+from deployments.tribunal.virtual import TribunalModel
+
+log = logging.getLogger("corral.gateway")
+MEMBERS_TIMEOUT_S = 2
+"""To learn whether a tribunal's members answer."""
 
 
 class BulkLimits(Section):
@@ -32,6 +41,7 @@ class Limits(Section):
     body_timeout_s: float = Field(30, gt=0, description="To receive a body, plus a second for each 64 KiB of it.")
     connect_timeout_s: float = Field(5, gt=0)
     idle_timeout_s: float = Field(600, gt=0, description="Longest silence of a model before its answer is given up.")
+    alive_s: float = Field(15, gt=0, description="A tribunal's stream that is silent for so long gets a comment.")
     bulk: BulkLimits = BulkLimits()
 
 
@@ -41,11 +51,12 @@ async def no_metrics() -> str:
 
 @dataclass(frozen=True)
 class Services:
-    """Clients and limits of one gateway process.
+    """Clients and limits of one gateway process. A model is a served id or a tribunal's virtual one.
 
     models:  served id -> the model that chats under it (LoRA adapters too; embedding models have none).
     base_of: served id -> id of its base model, in the profile's order.
     upstream: where requests are passed on to; model m's own vLLM app is at /models/<base id>/.
+    tribunals: those of the profile, each of which is also a virtual model.
     metrics_sources: further metrics in Prometheus's text format.
     created: Unix time that /v1/models shows.
     """
@@ -55,23 +66,63 @@ class Services:
     herd: Herd
     upstream: Upstream
     limits: Limits = field(default_factory=Limits)
+    tribunals: Tribunals = field(default_factory=NoTribunals)
     metrics_sources: Callable[[], Awaitable[str]] = no_metrics
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def virtual_ids(self) -> tuple[str, ...]:
+        """Ids under which tribunals answer."""
+        return tuple(virtual_id(name) for name in self.tribunals.names)
+
+    def tribunal(self, model: str) -> str | None:
+        """Name of the tribunal behind an id, or None if it is an ordinary model's. Raises UnknownModel."""
+        name = None if model in self.base_of else tribunal_name(model)
+        if name is not None and name not in self.tribunals.names:
+            raise self._unknown(model)
+        return name
+
     def base(self, model: str) -> str:
-        """The base model behind a served id. Raises UnknownModel."""
+        """The base model behind a served id; a tribunal is its own. Raises UnknownModel."""
+        if (name := self.tribunal(model)) is not None:
+            return virtual_id(name)
         if model not in self.base_of:
-            raise UnknownModel(model if len(model) <= 96 else f"{model[:96]}...", tuple(self.base_of))
+            raise self._unknown(model)
         return self.base_of[model]
 
+    def _unknown(self, model: str) -> UnknownModel:
+        return UnknownModel(model if len(model) <= 96 else f"{model[:96]}...", (*self.base_of, *self.virtual_ids))
+
     async def status(self, model: str) -> ModelStatus:
-        """State of the base model behind a served id. Raises UnknownModel."""
+        """State of the base model behind a served id, or of a tribunal. Raises UnknownModel."""
+        if (name := self.tribunal(model)) is not None:
+            return await self._tribunal_status(name)
         base = self.base(model)
         missing = ModelStatus(base, ModelState.FAILED, reason="it is not deployed")
         return (await self.herd.statuses()).get(base, missing)
 
+    async def virtual_statuses(self) -> list[ModelStatus]:
+        """State of every tribunal, in the order of their names."""
+        return await asyncio.gather(*(self._tribunal_status(name) for name in self.tribunals.names))
+
+    async def _tribunal_status(self, name: str) -> ModelStatus:
+        """Ready if it could sit now; starting as long as nobody can say so."""
+        try:
+            async with asyncio.timeout(MEMBERS_TIMEOUT_S):
+                missing = await self.tribunals.missing(name)
+        except Exception as error:
+            log.warning("whether tribunal %s could sit is not known: %r", name, error)
+            return ModelStatus(virtual_id(name), ModelState.STARTING)
+        state = ModelState.FAILED if missing else ModelState.READY
+        return ModelStatus(virtual_id(name), state, reason=missing)
+
     async def answering(self, model: str) -> str:
-        """Id of the base model, if a request sent now is worth waiting for. Raises UnknownModel, Unavailable."""
+        """Id of the base model, if a request sent now is worth waiting for. Raises UnknownModel, Unavailable.
+
+        A tribunal's own id: whether its members answer is found out by itself.
+        """
+        if self.tribunal(model) is not None:
+            return self.base(model)
         status = await self.status(model)
         if not status.state.answers:
             because = f": {status.reason}" if status.reason else ""
@@ -80,6 +131,8 @@ class Services:
 
     async def chat_model(self, model: str) -> ChatModel:
         """The model to chat with. Raises UnknownModel, Unavailable, BadRequest if it does not chat."""
+        if (name := self.tribunal(model)) is not None:
+            return TribunalModel(self.tribunals, name)
         await self.answering(model)
         if model not in self.models:
             raise BadRequest(f"The model {model!r} does not chat; use /v1/embeddings.", "model")

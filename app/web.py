@@ -16,10 +16,12 @@ from app.body import first_error
 from app.errors import http_problem, problem_of
 from app.middleware import BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
 from app.openapi import describe
+from app.openapi_tribunal import ANSWERED, ASKED
 from app.routes.bulk import BulkRoutes
 from app.routes.generate import GenerateRoutes
 from app.routes.openai import OpenAIRoutes
 from app.routes.ops import OpsRoutes
+from app.routes.tribunal import TribunalRoutes
 from app.services import Services
 from app.telemetry import Telemetry
 from deployments.errors import ServingError
@@ -40,10 +42,14 @@ def create_app(services: Services, more: Sequence[APIRouter] = ()) -> FastAPI:
             HTTPException: _http_error,
         },
     )
-    own = [GenerateRoutes(services).router(), BulkRoutes(services, telemetry).router()]
+    own = [
+        GenerateRoutes(services).router(),
+        BulkRoutes(services, telemetry).router(),
+        TribunalRoutes(services).router(),
+    ]
     for router in [*own, *more, OpsRoutes(services, telemetry).router(), OpenAIRoutes(services).router()]:
         app.include_router(router)
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    app.openapi = partial(describe, app, ASKED, ANSWERED)  # type: ignore[method-assign]
     return app
 
 

@@ -123,11 +123,14 @@ class Answer(BaseModel):
     text: str
     finish_reason: str = Field(description="stop, length or tool_calls.")
     usage: UsageReply
+    reasoning_content: str | None = Field(None, description="Of a tribunal only: how the answer came about.")
 
     @classmethod
     def of(cls, reply: ChatReply) -> Answer:
+        """Without reasoning_content where there is none; dumps leave out what is not set."""
         usage = UsageReply.of(reply.usage)
-        return Answer(model=reply.model, text=reply.text, finish_reason=reply.finish_reason, usage=usage)
+        more = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+        return Answer(model=reply.model, text=reply.text, finish_reason=reply.finish_reason, usage=usage, **more)
 
 
 class GenerateReply(Answer):
@@ -138,6 +141,9 @@ class GenerateEvent(BaseModel):
     """One `data:` of a stream; the last one carries finish_reason and usage. After it comes [DONE]."""
 
     text: str
+    reasoning_content: str | None = Field(
+        None, description="Of a tribunal only: a piece of how the answer comes about."
+    )
     finish_reason: str | None = None
     usage: UsageReply | None = None
 

@@ -8,11 +8,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.body import read_object, validate
-from app.errors import problem_of
-from app.middleware import log, request_id
+from app.middleware import request_id
 from app.openapi import GENERATE
 from app.services import Services
-from app.streaming import DONE, SSE, Streamed, closing, event
+from app.streaming import DONE, SSE, Streamed, closing, event, problem_event, with_last_word
 from app.wire import Answer, GenerateEvent, GenerateReply, GenerateRequest, UsageReply
 from deployments.chat import ChatDelta, ChatModel, ChatRequest, Usage
 from deployments.errors import EngineFailed
@@ -35,32 +34,29 @@ class GenerateRoutes:
         if asked.stream:
             return Streamed(sse(model, asked.to_chat()), SSE)
         answer = Answer.of(await model.chat(asked.to_chat()))
-        reply = GenerateReply(id=f"gen-{request_id(request.scope)}", **dict(answer))
-        return Response(reply.model_dump_json(), media_type="application/json")
+        reply = GenerateReply(id=f"gen-{request_id(request.scope)}", **answer.model_dump(exclude_unset=True))
+        return Response(reply.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-async def sse(model: ChatModel, request: ChatRequest) -> AsyncGenerator[bytes, None]:
+def sse(model: ChatModel, request: ChatRequest) -> AsyncGenerator[bytes, None]:
     """Events as the model writes. What fails before the first is raised; later it is the last event, without [DONE]."""
-    started = False
-    try:
-        async with closing(model.stream(request)) as deltas:
-            async for piece in _events(deltas):
-                yield event(piece)
-                started = True
-        yield DONE
-    except Exception as error:
-        if not started:
-            raise
-        problem = problem_of(error)
-        log.warning("a stream of %s broke off: %r", model.model_id, error, exc_info=problem.status == 500)
-        yield event(problem.body())
+    return with_last_word(_pieces(model, request), model.model_id, problem_event)
+
+
+async def _pieces(model: ChatModel, request: ChatRequest) -> AsyncGenerator[bytes, None]:
+    async with closing(model.stream(request)) as deltas:
+        async for piece in _events(deltas):
+            yield event(piece)
+    yield DONE
 
 
 async def _events(deltas: AsyncIterator[ChatDelta]) -> AsyncIterator[GenerateEvent]:
-    """Pieces of text, then how it ended and what it took. Raises EngineFailed if it did not end."""
+    """Pieces of text and reasoning, then how it ended and what it took. Raises EngineFailed if it did not end."""
     finish_reason, usage = None, Usage()
     async for delta in deltas:
         finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
+        if delta.reasoning:
+            yield GenerateEvent(text="", reasoning_content=delta.reasoning)
         if delta.text:
             yield GenerateEvent(text=delta.text)
     if finish_reason is None:
