@@ -41,8 +41,10 @@ def print_error(message: str) -> None:
 class LiveBoard:
     """Something that is shown anew on a terminal, and in a line for each change elsewhere."""
 
-    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+    def __init__(
+        self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic, console: Console | None = None
+    ) -> None:
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._clock = clock
         self._began = clock()
         self._said: dict[str, str] = {}

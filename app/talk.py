@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -13,8 +14,10 @@ import httpx
 from app.launch import NotRunningError
 from app.show import print_json
 from app.state import read_state
+from deployments.tribunal.config import tribunal_name
 
 HELP = "/help  /model NAME  /models  /system TEXT  /clear  /history  /quit"
+SILENCE_S, CONNECT_S = 600, 5
 
 
 class RefusedError(Exception):
@@ -41,7 +44,9 @@ class Talk:
                 raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
             url = state.address
         base = url.rstrip("/").removesuffix("/v1")
-        return cls(httpx.Client(base_url=base, timeout=httpx.Timeout(600, connect=5), trust_env=not local))
+        return cls(
+            httpx.Client(base_url=base, timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S), trust_env=not local)
+        )
 
     def __enter__(self) -> Talk:
         return self
@@ -56,10 +61,10 @@ class Talk:
         return [model["id"] for model in chatting if model.get("state") in ("ready", "idle", "starting")]
 
     def default_model(self, model: str | None) -> str:
-        """The model asked for, else the last one, which profiles make the largest."""
+        """The model asked for, else the last one that is no tribunal, which profiles make the largest."""
         if model:
             return model
-        models = self.models()
+        models = [each for each in self.models() if tribunal_name(each) is None]
         if not models:
             raise UnreachableError("no model answers now; `corral status` says why")
         return models[-1]
@@ -76,12 +81,24 @@ class Talk:
         """Pieces of one streamed chat answer, as they come."""
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature,
                 "stream": True}  # fmt: skip
+        with self.opened("POST", "/v1/chat/completions", body) as response:
+            yield from _pieces(response.iter_lines())
+
+    @contextmanager
+    def opened(
+        self, method: str, path: str, body: Any = None, silence_s: float = SILENCE_S
+    ) -> Iterator[httpx.Response]:
+        """A response to be read as it comes; nothing for `silence_s` counts as no answer.
+
+        Raises RefusedError or UnreachableError, the latter also where it breaks off while it is read.
+        """
+        timeout = httpx.Timeout(silence_s, connect=CONNECT_S)
         try:
-            with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
-                if response.status_code != 200:
+            with self._client.stream(method, path, json=body, timeout=timeout) as response:
+                if not response.is_success:
                     response.read()
                     raise _error(response)
-                yield from _pieces(response.iter_lines())
+                yield response
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._client.base_url} does not answer: {error}") from error
 
