@@ -16,21 +16,23 @@ from typing import Annotated, Any
 
 import typer
 
+from app.evaluation.cli import evaluate
 from app.launch import LaunchError, NotRunningError
-from app.options import DEFAULT, Json, Name, Profile
+from app.options import DEFAULT, Json, Name, Profile, Url
 from app.plan import PlanError
 from app.settings import Settings, SettingsError, load_settings
 from app.show import print_error, print_json
 from app.submission.cli import slurm
 from app.talk import RefusedError, UnreachableError
+from app.tribunal_cli import tribunal
 from slurm.errors import NoSuchJob, Refused, SlurmMissing, Unavailable, Unsure
 from slurm.staging import StagingError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(slurm, name="slurm")
+app.add_typer(evaluate, name="eval")
 
 Port = Annotated[int | None, typer.Option("--port", help="Port of the address; overrides the profile.")]
-Url = Annotated[str | None, typer.Option("--url", help="Address of a service; the default is your own.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, max=2)]
 INTERRUPTED = 130
@@ -193,6 +195,9 @@ def chat(
 
     with Talk.open(name, url) as talk:
         chat_loop(talk, model, system, max_tokens, temperature, as_json=as_json)
+
+
+app.command()(tribunal)
 
 
 @app.command()
