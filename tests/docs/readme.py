@@ -14,6 +14,7 @@ from pathlib import Path
 from typer import Typer
 
 from app.cli import app
+from app.evaluation.cli import evaluate
 from app.submission.cli import slurm
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,10 @@ FOLDERS = ("app", "deployments", "slurm", "rag", "loadtests", "tests")
 
 def generated() -> dict[str, str]:
     """Name of a part -> its text."""
-    return {"tree": tree(), "commands": commands(app, "corral"), "slurm-commands": commands(slurm, "corral slurm")}
+    return {
+        "tree": tree(), "commands": commands(app, "corral"), "slurm-commands": commands(slurm, "corral slurm"),
+        "eval-commands": commands(evaluate, "corral eval"),
+    }  # fmt: skip
 
 
 def with_parts(text: str) -> str:

@@ -13,7 +13,7 @@ from tests.serve.herd import write_herd
 from tests.serve.service import RunningService, running_corral
 from tests.waiting import PATIENCE_S
 
-LAST = ("test_recovery", "test_interrupt", "test_serve_deploy")
+LAST = ("test_recovery", "test_tribunal_loss", "test_interrupt", "test_serve_deploy")
 """Modules that disturb the shared service or load the machine, in this order, after all others."""
 
 

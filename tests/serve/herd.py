@@ -15,6 +15,8 @@ READY = ("pocket-1b", "pocket-8b", "narrow", "embedder")
 """Base models that run from the start."""
 ADAPTER = "pocket-8b-tilted"
 SERVED = ("pocket-1b", "pocket-8b", ADAPTER, "sleepy", "broken", "embedder", "narrow")
+TRIBUNALS = ("tribunal", "tribunal/hollow", "tribunal/nested")
+"""Virtual models; the second one's chair is a model that cannot start."""
 MAX_BODY = 2 << 20
 BUFSIZE = 64 << 10
 CONTEXT_TOKENS = 2048
@@ -46,6 +48,11 @@ def herd(folder: Path, port: int) -> dict[str, Any]:
             "embedder": small("pocket:pocket-1b", task="embed"),
             "narrow": small("pocket:pocket-1b", max_ongoing_requests=1, max_queued_requests=1),
         },
+        "tribunals": {
+            "default": sitting("pocket-1b", "narrow", "pocket-8b", chair="pocket-8b"),
+            "hollow": sitting("pocket-1b", "pocket-8b", chair="broken"),
+            "nested": sitting("pocket-1b", "tribunal", chair="pocket-8b"),
+        },
     }
 
 
@@ -69,6 +76,14 @@ def small(source: str, **more: Any) -> dict[str, Any]:
         "eager": True,
         **more,
     }
+
+
+def sitting(*members: str, chair: str) -> dict[str, Any]:
+    """A council in the embedded models' words; nothing less than all agreeing spares it the reviews."""
+    return {
+        "strategy": "council", "wording": "pocket", "members": list(members), "chair": chair, "temperature": 0,
+        "max_tokens": 64, "review_max_tokens": 64, "stop": {"consensus": 1.0},
+    }  # fmt: skip
 
 
 def no_white_space() -> dict[str, int]:

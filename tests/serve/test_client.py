@@ -14,6 +14,7 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
 
+QUESTION = "Passage: The willow partition has a time limit of 48 hours.\n\nQuestion: How long may a job run on willow?"
 README = """
 from app.client import Client
 
@@ -37,6 +38,12 @@ with Client("{service}") as corral:
     items = [{{"model": "pocket-1b", "prompt": "Hello!"}}, {{"model": "nope", "prompt": "Hello!"}},
              {{"model": "pocket-8b", "prompt": "Hello!"}}, {{"prompt": "no model"}}]
     found["bulk"] = [getattr(line, "text", type(line).__name__) for line in corral.bulk(items, **asked)]
+    result = corral.tribunal({question!r})
+    panel = [step.model for step in result.trace][:3]
+    found["tribunal"] = [result.answer, panel, result.to_json()["cost"]["single"]["model"]]
+    alone = corral.tribunal_events({question!r}, "default", config={{"strategy": "single"}})
+    found["told"] = [event["type"] for event in alone]
+    found["virtual"] = corral.generate("tribunal/nested", {question!r})
     found["errors"] = []
     for model, prompt, more in (("nope", "Hi", {{}}), ("pocket-8b", "", {{}}), ("pocket-8b", "Hi", {{"max_tokens": 0}}),
                                 ("pocket-8b", "llama " * 2048, {{}})):
@@ -70,7 +77,7 @@ asyncio.run(main())
 
 
 def start(service: RunningService, script: str) -> subprocess.Popen[str]:
-    text = script.format(service=service.name, adapter="pocket-8b-tilted")
+    text = script.format(service=service.name, adapter="pocket-8b-tilted", question=QUESTION)
     return subprocess.Popen(
         [sys.executable, "-c", text], env=service.environment, cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -107,6 +114,11 @@ def test_everything_the_client_can_do(service: RunningService) -> None:
     assert first
     assert other
     assert (unknown, nameless) == ("UnknownModel", "BadRequest")
+    answer = "The time limit of willow is 48 hours."
+    assert found["tribunal"] == [answer, ["pocket-1b", "narrow", "pocket-8b"], "pocket-8b"]
+    assert found["told"][0] == "step.started"
+    assert found["told"][-1] == "result"
+    assert found["virtual"] == answer
     assert found["errors"] == [
         ["UnknownModel", "model_not_found"], ["BadRequest", "invalid_request"], ["BadRequest", "invalid_request"],
         ["PromptTooLong", "context_length_exceeded"],

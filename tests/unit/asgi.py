@@ -24,13 +24,20 @@ class Call:
     """One request to an ASGI app, with its body in as many chunks as given."""
 
     def __init__(
-        self, app: ASGIApp, path: str, chunks: Sequence[bytes], headers: Mapping[str, str], *, complete: bool = True
+        self,
+        app: ASGIApp,
+        path: str,
+        chunks: Sequence[bytes],
+        headers: Mapping[str, str],
+        *,
+        complete: bool = True,
+        method: str = "POST",
     ) -> None:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
@@ -80,6 +87,11 @@ def post(app: ASGIApp, path: str, body: object, **headers: str) -> Call:
     """A JSON request as a Call."""
     given = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     return Call(app, path, [json.dumps(body).encode()], given)
+
+
+def get(app: ASGIApp, path: str) -> Call:
+    """A request without a body as a Call."""
+    return Call(app, path, [b""], {}, method="GET")
 
 
 def gateway(

@@ -1,13 +1,17 @@
-"""Stand-ins for what lies behind the gateway: a model that says what it is told to, and a herd of fixed states."""
+"""Stand-ins for what lies behind the gateway: a model and tribunals that say what they are told, a herd of states."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
+from deployments.errors import UnknownRun
 from deployments.status import ModelState, ModelStatus
+from deployments.tribunal.service import TribunalAsk
+from tests.unit.tribunal_script import RESULT, SCRIPT, Envelope
 
 
 def no_failure(_: ChatRequest) -> Exception | None:
@@ -104,3 +108,95 @@ class FakeHerd:
         if self.failure:
             raise self.failure
         return self.states
+
+
+class FakeTribunals:
+    """Tribunals that keep count, all of which go by one script.
+
+    script:  what is told, one after the other; an exception is raised in its place.
+    refuses: raised by `run`, and by `events` before the first envelope.
+    step:    if given, every answer and every envelope waits for one release of it.
+    missing: name -> why it could not sit, or an exception to raise.
+    kept:    id of a run -> what can be resumed of it.
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        script: Sequence[Envelope | BaseException] = SCRIPT,
+        result: Mapping[str, Any] = RESULT,
+        refuses: Exception | None = None,
+        step: asyncio.Semaphore | None = None,
+        missing: Mapping[str, str | Exception] | None = None,
+        kept: Mapping[str, Sequence[Envelope | BaseException]] | None = None,
+    ) -> None:
+        self.names = names or ("default", "quick")
+        self.specs = {name: {"strategy": "council", "members": [{"model": "pocket-1b"}]} for name in self.names}
+        self._script, self._result, self._refuses = script, result, refuses
+        self.step, self._missing, self._kept = step, missing or {}, kept or {}
+        self.asks: list[TribunalAsk] = []
+        self.resumed: list[tuple[str, int]] = []
+        self.stopped: list[str] = []
+        self.running = self.cancelled = 0
+
+    def spec(self, name: str) -> Mapping[str, Any]:
+        return self.specs[name]
+
+    async def run(self, ask: TribunalAsk) -> dict[str, Any]:
+        self.asks.append(ask)
+        with self._counted():
+            await self._wait()
+            if self._refuses:
+                raise self._refuses
+            return dict(self._result)
+
+    async def events(self, ask: TribunalAsk) -> AsyncIterator[dict[str, Any]]:
+        self.asks.append(ask)
+        with self._counted():
+            if self._refuses:
+                raise self._refuses
+            async for envelope in self._told(self._script):
+                yield envelope
+
+    async def resume(self, run_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        self.resumed.append((run_id, after))
+        if run_id not in self._kept:
+            raise UnknownRun(run_id)
+        with self._counted():
+            async for envelope in self._told(self._kept[run_id]):
+                if envelope["seq"] > after:
+                    yield envelope
+
+    async def cancel(self, run_id: str) -> None:
+        if run_id not in self._kept:
+            raise UnknownRun(run_id)
+        self.stopped.append(run_id)
+
+    async def missing(self, name: str) -> str | None:
+        found = self._missing.get(name)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _told(self, script: Sequence[Envelope | BaseException]) -> AsyncIterator[dict[str, Any]]:
+        for told in script:
+            await self._wait()
+            if isinstance(told, BaseException):
+                raise told
+            yield dict(told)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(0)
+        if self.step:
+            await self.step.acquire()
