@@ -24,7 +24,7 @@ from app.settings import Settings, SettingsError, load_settings
 from app.show import print_error, print_json
 from app.submission.cli import slurm
 from app.talk import RefusedError, UnreachableError
-from app.tribunal_cli import tribunal
+from app.tribunal.cli import tribunal
 from slurm.errors import NoSuchJob, Refused, SlurmMissing, Unavailable, Unsure
 from slurm.staging import StagingError
 

@@ -19,9 +19,13 @@ from pydantic_settings import BaseSettings
 
 from app.profile import Layer, SettingsError, absolute, absolute_folder
 from deployments.config import ModelSpec
+from deployments.tribunal.config import TribunalSpec
 
 RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL"})
 """Variables that are not settings: read by load_settings and the command, or set inside a service."""
+
+Keys = Mapping[Any, list[str]]
+"""Type of a section of many -> the keys that the profile has there."""
 
 
 class _UnknownVariableError(Exception):
@@ -32,19 +36,18 @@ class _UnknownVariableError(Exception):
         self.valid = valid
 
 
-def overrides(settings: type[BaseSettings], environ: Mapping[str, str], models: Any) -> list[Layer]:
-    """One layer for each variable that is a setting; `models` is the profile's mapping, for its ids.
+def overrides(settings: type[BaseSettings], environ: Mapping[str, str], profile: Mapping[str, Any]) -> list[Layer]:
+    """One layer for each variable that is a setting; `profile`: what it is over, for the keys of models and tribunals.
 
     Raises SettingsError, a line for each variable that is none.
     """
     prefix = settings.model_config["env_prefix"]
     layers, problems = list[Layer](), list[str]()
+    keys = {ModelSpec: _keys(profile.get("models")), TribunalSpec: _keys(profile.get("tribunals"))}
     for name in sorted(environ):
         if name.startswith(prefix) and name not in RESERVED:
             try:
-                path, value = _walk(
-                    settings, name.removeprefix(prefix).split("__"), environ[name], _ids(models), prefix
-                )
+                path, value = _walk(settings, name.removeprefix(prefix).split("__"), environ[name], keys, prefix)
                 layers.append(Layer(f"${name}", _nest(path, value)))
             except _UnknownVariableError as error:
                 problems.append(_refusal(name, error.valid))
@@ -54,7 +57,7 @@ def overrides(settings: type[BaseSettings], environ: Mapping[str, str], models: 
 
 
 def env_key(name: str) -> str:
-    """How a model id is written in a variable: llama-3.1-8b -> LLAMA_3_1_8B."""
+    """How a key of models or tribunals is written in a variable: llama-3.1-8b -> LLAMA_3_1_8B."""
     return re.sub(r"[-.]", "_", name).upper()
 
 
@@ -65,41 +68,38 @@ def _refusal(name: str, valid: list[str]) -> str:
     return f"${name}: no such setting{hint}; {others}"
 
 
-def _ids(models: Any) -> list[str]:
-    return [str(key) for key in models] if isinstance(models, dict) else []
+def _keys(section: Any) -> list[str]:
+    return [str(key) for key in section] if isinstance(section, dict) else []
 
 
-def _walk(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) -> tuple[list[str], Any]:
+def _walk(kind: Any, parts: list[str], text: str, keys: Keys, spelled: str) -> tuple[list[str], Any]:
     """Follow `parts` down the type `kind`; `spelled` is the variable's name so far. -> (key path, value)."""
     kind = _not_none(kind)
     if not parts:
         return [], _value(kind, text)
     if get_origin(kind) is dict:
-        return _walk_dict(kind, parts, text, ids, spelled)
+        return _walk_dict(kind, parts, text, keys, spelled)
     fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
     key = parts[0].lower()
     if key not in fields or (kind is ModelSpec and key == "id"):
         raise _UnknownVariableError(
             [f"{spelled}{field.upper()}" for field in fields if (kind, field) != (ModelSpec, "id")]
         )
-    path, value = _walk(fields[key].annotation, parts[1:], text, ids, f"{spelled}{parts[0]}__")
+    path, value = _walk(fields[key].annotation, parts[1:], text, keys, f"{spelled}{parts[0]}__")
     return [key, *path], value
 
 
-def _walk_dict(kind: Any, parts: list[str], text: str, ids: list[str], spelled: str) -> tuple[list[str], Any]:
+def _walk_dict(kind: Any, parts: list[str], text: str, keys: Keys, spelled: str) -> tuple[list[str], Any]:
     inner = get_args(kind)[1]
-    if inner is not ModelSpec and isinstance(inner, type) and issubclass(inner, BaseModel):
-        path, value = _walk(inner, parts[1:], text, ids, f"{spelled}{parts[0]}__")
-        return [parts[0].lower(), *path], value
-    if inner is not ModelSpec:
+    if not isinstance(inner, type) or inner not in keys:
         return ["__".join(parts)], _value(inner, text)
     for length in range(1, len(parts) + 1):
-        matches = [key for key in ids if env_key(key) == "__".join(parts[:length]).upper()]
+        matches = [key for key in keys[inner] if env_key(key) == "__".join(parts[:length]).upper()]
         if len(matches) == 1:
             rest = "__".join([spelled.removesuffix("__"), *parts[:length], ""])
-            path, value = _walk(inner, parts[length:], text, ids, rest)
+            path, value = _walk(inner, parts[length:], text, keys, rest)
             return [matches[0], *path], value
-    raise _UnknownVariableError([f"{spelled}{env_key(key)}__..." for key in ids])
+    raise _UnknownVariableError([f"{spelled}{env_key(key)}__..." for key in keys[inner]] or [spelled[:-2]])
 
 
 def _not_none(kind: Any) -> Any:

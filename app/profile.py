@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
+
+from deployments.tribunal.config import PREFIX, TribunalSpec, virtual_id
 
 PROFILES = Path(__file__).parent / "profiles"
 """The folder of the built-in profiles, NAME.yaml."""
@@ -55,43 +58,68 @@ def read_layers(profile: str | Path) -> list[Layer]:
 def merged(layers: list[Layer]) -> dict[str, Any]:
     """All layers in one, later over earlier; an inherited model or tribunal set to null is dropped.
 
-    Tribunals that were inherited lose the dropped models, and are dropped with their chair or their last member.
+    Tribunals that were inherited lose the members that are dropped, and are dropped where they cannot sit without.
     """
     data: dict[str, Any] = {}
     for layer in layers:
         before = data
         data = deep_merge(before, layer.data)
-        dropped = {key for part in ("models", "tribunals") for key in _drop(part, before, data)}
-        if dropped and isinstance(data.get("tribunals"), dict) and isinstance(before.get("tribunals"), dict):
-            data["tribunals"] = _without(dropped, before["tribunals"], data["tribunals"])
+        models, tribunals = _drop("models", before, data), _drop("tribunals", before, data)
+        gone = {served for key, spec in models.items() for served in (key, *_adapters(spec))} | _virtual_ids(tribunals)
+        if gone and isinstance(data.get("tribunals"), dict) and isinstance(before.get("tribunals"), dict):
+            untouched = {key for key, spec in data["tribunals"].items() if spec == before["tribunals"].get(key)}
+            data["tribunals"] = _without(gone, untouched, data["tribunals"])
     return data
 
 
-def _drop(part: str, before: Mapping[str, Any], data: dict[str, Any]) -> list[str]:
-    """Take out what was inherited and is null now; returns its keys."""
+def _drop(part: str, before: Mapping[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Take out what was inherited and is null now; returns it as it was."""
     inherited, now = before.get(part), data.get(part)
     if not isinstance(inherited, dict) or not isinstance(now, dict):
-        return []
-    gone = [key for key, value in now.items() if value is None and key in inherited]
+        return {}
+    gone = {key: inherited[key] for key, value in now.items() if value is None and key in inherited}
     data[part] = {key: value for key, value in now.items() if key not in gone}
     return gone
 
 
-def _without(dropped: set[str], inherited: dict[str, Any], tribunals: dict[str, Any]) -> dict[str, Any]:
-    """The tribunals; those that a layer left as they were inherited, without the dropped models."""
-    kept = {}
-    for name, spec in tribunals.items():
-        if spec == inherited.get(name) and isinstance(spec, dict):
-            members = [member for member in spec.get("members") or () if _model_of(member) not in dropped]
-            if not members or _model_of(spec.get("chair")) in dropped:
-                continue
-            spec = {**spec, "members": members}
-        kept[name] = spec
-    return kept
+def _adapters(model: Any) -> Iterable[str]:
+    lora = model.get("lora") if isinstance(model, dict) else None
+    adapters = lora.get("adapters") if isinstance(lora, dict) else None
+    return adapters if isinstance(adapters, dict) else ()
 
 
-def _model_of(member: Any) -> Any:
-    return member.get("model") if isinstance(member, dict) else member
+def _virtual_ids(tribunals: Iterable[str]) -> set[str]:
+    """Every id under which a member can be one of these tribunals."""
+    return {spelled for name in tribunals for spelled in (virtual_id(name), f"{PREFIX}/{name}")}
+
+
+def _without(gone: set[str], untouched: set[str], tribunals: dict[str, Any]) -> dict[str, Any]:
+    """The tribunals; those that nobody touched, without the members of these ids, and so on for those that go."""
+    kept = {key: _pruned(spec, gone) if key in untouched else spec for key, spec in tribunals.items()}
+    lost = {key for key in untouched if kept[key] is None}
+    if not lost:
+        return kept
+    rest = {key: spec for key, spec in kept.items() if key not in lost}
+    return _without(_virtual_ids(lost), untouched - lost, rest)
+
+
+def _pruned(spec: Any, gone: set[str]) -> Any:
+    """The tribunal without the members that are gone; None if it cannot sit without."""
+    before = _tribunal(spec)
+    if before is None:
+        return spec  # what is wrong with it is told later
+    if before.chair is not None and before.chair.model in gone:
+        return None
+    pairs = zip(spec["members"], before.members, strict=True)
+    after = {**spec, "members": [said for said, member in pairs if member.model not in gone]}
+    return None if _tribunal(after) is None else after
+
+
+def _tribunal(spec: Any) -> TribunalSpec | None:
+    try:
+        return TribunalSpec.model_validate(spec)
+    except ValidationError:
+        return None
 
 
 def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ CORRAL_MODELS__LLAMA_3_1_8B__CONTEXT_TOKENS=4096 the model llama-3.1-8b's: lette
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from pydantic import ByteSize, Field, ValidationError, field_validator, model_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.overrides import overrides
-from app.profile import PROFILES, Layer, SettingsError, absolute, merged, origin, read_layers
+from app.profile import PROFILES, Layer, SettingsError, absolute, deep_merge, merged, origin, read_layers
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
 from deployments.pocket import CHECKPOINTS, PEERS, SIZES
-from deployments.tribunal.config import PREFIX, TribunalName, TribunalSpec, loop, tribunal_name
+from deployments.tribunal.config import PREFIX, TribunalName, TribunalSpec, loop, tribunal_name, virtual_id
 from slurm.config import ClusterConfig
 
 __all__ = ["PROFILES", "Settings", "SettingsError", "load_settings", "resolve_source"]
@@ -145,11 +146,14 @@ def _with_id(key: Any, spec: Any) -> Any:
 def load_settings(profile: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read a profile (default: $CORRAL_PROFILE, else pocket) and the environment. Raises SettingsError."""
     environ = os.environ if environ is None else environ
-    layers = read_layers(profile or environ.get("CORRAL_PROFILE") or "pocket")
-    data = merged(layers)
-    layers = [*layers, *overrides(Settings, environ, data.get("models"))]
+    files = read_layers(profile or environ.get("CORRAL_PROFILE") or "pocket")
+    variables = overrides(Settings, environ, merged(files))
+    layers = [*files, *variables]
+    together: dict[str, Any] = {}  # or the one that drops a model would go before the one that needs it no more
+    for variable in variables:
+        together = deep_merge(together, variable.data)
     try:
-        settings = Settings(**merged(layers))
+        settings = Settings(**merged([*files, Layer("environment", together)]))
     except ValidationError as error:
         raise SettingsError(*_explain(error, layers)) from None
     if problems := [*_source_problems(settings, layers), *_tribunal_problems(settings, layers)]:
@@ -176,13 +180,14 @@ def _source_problems(settings: Settings, layers: list[Layer]) -> list[str]:
 def _tribunal_problems(settings: Settings, layers: list[Layer]) -> list[str]:
     """Members that are no models here, and tribunals that ask themselves."""
     chatting = [served for spec in settings.models.values() if spec.task == "generate" for served in spec.served_ids]
+    known = ", ".join([*chatting, *map(virtual_id, settings.tribunals)])
     problems = []
     for name, spec in settings.tribunals.items():
         where = f"{origin(layers, ('tribunals', name))}: tribunals.{name}"
         for member in spec.seats:
             inner = tribunal_name(member.model)
             if member.model not in chatting and inner not in settings.tribunals:
-                problems.append(f"{where}: no model {member.model!r} chats here; there are {', '.join(chatting)}")
+                problems.append(f"{where}: no model {member.model!r} chats here; there are {known}")
         if way := loop(name, spec, settings.tribunals):
             problems.append(f"{where}: it asks itself: {' -> '.join(way)}")
     return problems
@@ -222,8 +227,9 @@ def _explain(error: ValidationError, layers: list[Layer]) -> list[str]:
 def _wording(kind: str, message: str, given: Any) -> str:
     if kind == "missing":
         return "this key is required, but missing"
-    if kind == "string_pattern_mismatch":
-        return f"{given!r} is not an id: letters, digits, '.', '_' and '-', at most 96, a letter or digit first"
+    if kind == "string_pattern_mismatch" and (id_like := re.search(r"\._-\]\{0,(\d+)\}", message)):
+        longest = int(id_like[1]) + 1
+        return f"{given!r} is not an id: letters, digits, '.', '_' and '-', at most {longest}, a letter or digit first"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"this must hold keys and values, not {given!r}"
     if kind.startswith("byte_size"):

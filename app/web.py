@@ -16,7 +16,6 @@ from app.body import first_error
 from app.errors import http_problem, problem_of
 from app.middleware import BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
 from app.openapi import describe
-from app.openapi_tribunal import ANSWERED, ASKED
 from app.routes.bulk import BulkRoutes
 from app.routes.generate import GenerateRoutes
 from app.routes.openai import OpenAIRoutes
@@ -24,6 +23,7 @@ from app.routes.ops import OpsRoutes
 from app.routes.tribunal import TribunalRoutes
 from app.services import Services
 from app.telemetry import Telemetry
+from app.tribunal.openapi import ANSWERED, ASKED
 from deployments.errors import ServingError
 
 

@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from app.body import JSON, read_object, validate
 from app.errors import Problem, problem_of
-from app.openapi_tribunal import ASK, CANCEL, LIST, RESUME
 from app.services import Services
 from app.streaming import ALIVE, SSE, Streamed, closing, event, with_last_word, with_silences
-from app.tribunal_wire import TribunalAskBody
+from app.tribunal.openapi import ASK, CANCEL, LIST, RESUME
+from app.tribunal.wire import TribunalAskBody
 from deployments.errors import EngineFailed
 from deployments.status import ModelState
 from deployments.tribunal.config import virtual_id

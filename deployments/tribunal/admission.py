@@ -22,7 +22,7 @@ from deployments.tribunal.config import (
     virtual_id,
 )
 from deployments.tribunal.service import TribunalAsk
-from deployments.tribunal.session import FindModel, Terms
+from deployments.tribunal.terms import FindModel, Terms
 from deployments.tribunal.tribunal import wording_of
 
 INLINE = "inline"

@@ -6,72 +6,26 @@ The deadline is not here: whoever runs the sitting cancels it, and what was draf
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from deployments.chat import ChatModel, ChatReply, ChatRequest, Usage
+from deployments.chat import ChatReply, ChatRequest, Usage
 from deployments.errors import BadRequest, EngineFailed, Overloaded, ServingError
-from deployments.tribunal.budget import LEAST_ANSWER, Budget, OutOfBudget, TokenRates
-from deployments.tribunal.config import Member, TribunalSpec, tribunal_name
+from deployments.tribunal.budget import LEAST_ANSWER, Budget, OutOfBudget
+from deployments.tribunal.config import Member, tribunal_name
 from deployments.tribunal.events import EventType
-from deployments.tribunal.result import Absence, Kind, Step, usage_json
-from deployments.tribunal.wording import Messages, Prompt, Unparsed, Wording
+from deployments.tribunal.record import Record
+from deployments.tribunal.result import Absence, Kind, Step
+from deployments.tribunal.terms import Call, Emit, Said, Terms
+from deployments.tribunal.wording import Unparsed
 
 T = TypeVar("T")
-Emit = Callable[[EventType, dict[str, Any]], None]
-FindModel = Callable[[str], Awaitable[ChatModel]]
-"""Served id -> the model. Raises ServingError where it does not answer."""
 BUSY_S = (0.25, 0.5, 1.0)
 """Seconds between the attempts at a model whose queue is full."""
 SPOKEN: frozenset[Kind] = frozenset({"draft", "critique", "revision", "synthesis"})
-
-
-@dataclass(frozen=True)
-class Said(Generic[T]):
-    """What a member answered, read."""
-
-    value: T
-    member: Member
-    step: int
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """A prompt to a member. `as_name`: how the trace calls it, where one member is asked several times."""
-
-    member: Member
-    prompt: Prompt[T]
-    kind: Kind
-    max_tokens: int
-    as_name: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.as_name or self.member.label
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a sitting is held on: the question, the spec, and where models and time come from."""
-
-    question: Messages
-    spec: TribunalSpec
-    wording: Wording
-    models: FindModel
-    rates: TokenRates
-    seed: int | None = None
-    max_tokens: int | None = None
-    priority: int = 0
-    deltas: bool = False
-    contexts: Mapping[str, int] = field(default_factory=dict)
-    """Served id -> longest prompt plus answer, in tokens, where it is known."""
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 @dataclass
@@ -163,7 +117,7 @@ class Session:
         """Ask, and once more if the answer is not of the form asked for."""
         told = {"step": number, "kind": call.kind, "round": self.round, "member": call.name, "model": call.member.model}
         self.emit(EventType.STEP_STARTED, told)
-        record = _Record(self, call, number, self.seconds)
+        record = Record(self, call, number, self.seconds)
         for attempt in (0, 1):
             try:
                 reply = await self._reply(call, number, attempt, share)
@@ -264,61 +218,6 @@ class Session:
         if member.label not in self.absent:
             self.absent[member.label] = absence
             self.emit(EventType.MEMBER_ABSENT, vars(absence))
-
-
-class _Record(Generic[T]):
-    """Makes one call's Step of what came of it."""
-
-    def __init__(self, session: Session, call: Call[T], number: int, started_s: float) -> None:
-        self._session, self._call, self._number, self._started_s = session, call, number, started_s
-        self._text, self._usage, self._retried = "", Usage(), False
-
-    def add(self, reply: ChatReply, *, retried: bool) -> None:
-        self._text, self._retried = reply.text, retried
-        self._usage = Usage(
-            self._usage.prompt_tokens + reply.usage.prompt_tokens,
-            self._usage.completion_tokens + reply.usage.completion_tokens,
-        )
-
-    def heard(self, said: Said[T]) -> Said[T]:
-        scores = said.value if self._call.kind == "review" else None
-        step = self._step(scores=scores if isinstance(scores, dict) else None)
-        told = {**self._told(step), **({"text": step.text} if step.kind != "review" else {"scores": step.scores})}
-        self._session.emit(EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE, told)
-        return said
-
-    def abstained(self) -> None:
-        step = self._step(abstained=True)
-        done = EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE
-        self._session.emit(done, {**self._told(step), "abstained": True})
-
-    def failed(self, error: ServingError) -> None:
-        self._session.failures.append(error)
-        self._step(failed=error.message)
-        self._session.leave(self._call, self._number, error.message)
-
-    def unpaid(self) -> None:
-        self._step(failed="the budget does not pay for it")
-        self._session.stop("budget", f"{self._session.terms.spec.stop.budget_tokens} tokens do not pay for more")
-
-    def cancelled(self) -> None:
-        """What it took until then is not known."""
-        self._step(failed="cancelled")
-
-    def _step(self, **more: Any) -> Step:
-        session, call = self._session, self._call
-        step = Step(
-            self._number, call.kind, session.round, call.name, call.member.model, self._started_s,
-            session.seconds - self._started_s, self._text, self._usage, retried=self._retried, **more,
-        )  # fmt: skip
-        session.steps.append(step)
-        return step
-
-    def _told(self, step: Step) -> dict[str, Any]:
-        return {
-            "step": step.step, "kind": step.kind, "round": step.round, "member": step.member, "model": step.model,
-            "usage": usage_json(step.usage), "seconds": round(step.seconds, 4),
-        }  # fmt: skip
 
 
 async def _cancelled(tasks: Any) -> None:

@@ -29,7 +29,8 @@ from deployments.tribunal.ranking import (
     weighted,
 )
 from deployments.tribunal.result import ChosenBy, Ranked
-from deployments.tribunal.session import Call, Said, Session, first_refusal
+from deployments.tribunal.session import Session, first_refusal
+from deployments.tribunal.terms import Call, Said
 from deployments.tribunal.wording import Critique, Scores
 
 KEEP = 0.5

@@ -11,9 +11,10 @@ from deployments.tribunal.config import TribunalSpec
 from deployments.tribunal.events import EventType
 from deployments.tribunal.pocket_wording import PocketWording
 from deployments.tribunal.result import Result, Step
-from deployments.tribunal.session import Emit, Session, Terms
+from deployments.tribunal.session import Session
 from deployments.tribunal.steps import Bench
 from deployments.tribunal.strategies import RUNS
+from deployments.tribunal.terms import Emit, Terms
 from deployments.tribunal.wording import GeneralWording, Wording
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from app.openapi_tribunal import INLINE, WORDS
-from app.openapi_tribunal import RESULT as DOCUMENTED
-from app.tribunal_wire import TribunalAskBody
+from app.tribunal.openapi import INLINE, WORDS
+from app.tribunal.openapi import RESULT as DOCUMENTED
+from app.tribunal.wire import TribunalAskBody
 from deployments.tribunal.events import EventType
 from tests.unit.asgi import client_of, gateway, get, problem
 from tests.unit.fakes import FakeTribunals

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.talk import RefusedError, UnreachableError
-from app.tribunal_talk import PAUSES_S, follow
+from app.tribunal.talk import PAUSES_S, follow
 from deployments.tribunal.events import EventType
 from tests.unit.tribunal_stream import WHOLE, Service, drafted, envelopes, failing, refusal, result
 

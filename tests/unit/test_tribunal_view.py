@@ -7,9 +7,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from app.tribunal_board import Deliberation, clean
-from app.tribunal_lines import summary
-from app.tribunal_view import TribunalBoard, picture
+from app.tribunal.board import Deliberation, clean
+from app.tribunal.lines import summary
+from app.tribunal.view import TribunalBoard, picture
 from deployments.tribunal.events import EventType
 from tests.unit.tribunal_stream import (
     DELIBERATION,

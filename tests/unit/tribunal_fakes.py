@@ -22,7 +22,7 @@ from deployments.tribunal.events import EventType
 from deployments.tribunal.result import Result, Step
 from deployments.tribunal.runs import LocalTribunals
 from deployments.tribunal.service import TribunalAsk
-from deployments.tribunal.session import Terms
+from deployments.tribunal.terms import Terms
 from deployments.tribunal.tribunal import hold, wording_of
 from tests.unit.fakes import FakeModel
 

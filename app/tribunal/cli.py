@@ -1,4 +1,4 @@
-"""`corral tribunal`: parse, call, print. What it does lies in tribunal_talk.py and tribunal_view.py."""
+"""`corral tribunal`: parse, call, print. What it does lies in talk.py and view.py."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _result(talk: Talk, ask: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Follow a tribunal to its end, and end it where that is not awaited."""
-    from app.tribunal_talk import follow
-    from app.tribunal_view import TribunalBoard
+    from app.tribunal.talk import follow
+    from app.tribunal.view import TribunalBoard
 
     with closing(follow(talk, ask)) as envelopes, nullcontext() if quiet else TribunalBoard() as board:
         for envelope in envelopes:
@@ -66,8 +66,8 @@ def _result(talk: Talk, ask: Mapping[str, Any], *, quiet: bool) -> dict[str, Any
 
 def _verdict(result: Mapping[str, Any]) -> None:
     """The answer on standard output, how it came about on standard error."""
-    from app.tribunal_board import clean
-    from app.tribunal_lines import summary
+    from app.tribunal.board import clean
+    from app.tribunal.lines import summary
 
     typer.echo(clean(result["answer"]))
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from app.openapi import ERRORS, JsonDict, Responses, body, content, error, ref
 from app.streaming import SSE
-from app.tribunal_wire import TribunalAskBody, TribunalList, TribunalReply
+from app.tribunal.wire import TribunalAskBody, TribunalList, TribunalReply
 from deployments.tribunal.events import VERSION, EventType
 
 ASKED: tuple[type[BaseModel], ...] = (TribunalAskBody,)

@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.show import LiveBoard
-from app.tribunal_board import Call, Deliberation, clean
-from app.tribunal_lines import given, line, ranking, reason, verbs
+from app.tribunal.board import Call, Deliberation, clean
+from app.tribunal.lines import given, line, ranking, reason, verbs
 
 LEAST_WIDTH = 40
 """Columns of the terminal for one member; where there are fewer, members stand beneath each other."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.show import aligned
-from app.tribunal_board import clean
+from app.tribunal.board import clean
 from deployments.tribunal.events import EventType
 
 VERBS = {

@@ -1,0 +1,71 @@
+"""What came of one call: its Step in the trace, and the event that tells of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from deployments.chat import ChatReply, Usage
+from deployments.errors import ServingError
+from deployments.tribunal.events import EventType
+from deployments.tribunal.result import Step, usage_json
+from deployments.tribunal.terms import Call, Said
+
+if TYPE_CHECKING:
+    from deployments.tribunal.session import Session
+
+T = TypeVar("T")
+
+
+class Record(Generic[T]):
+    """Makes one call's Step of what came of it."""
+
+    def __init__(self, session: Session, call: Call[T], number: int, started_s: float) -> None:
+        self._session, self._call, self._number, self._started_s = session, call, number, started_s
+        self._text, self._usage, self._retried = "", Usage(), False
+
+    def add(self, reply: ChatReply, *, retried: bool) -> None:
+        self._text, self._retried = reply.text, retried
+        self._usage = Usage(
+            self._usage.prompt_tokens + reply.usage.prompt_tokens,
+            self._usage.completion_tokens + reply.usage.completion_tokens,
+        )
+
+    def heard(self, said: Said[T]) -> Said[T]:
+        scores = said.value if self._call.kind == "review" else None
+        step = self._step(scores=scores if isinstance(scores, dict) else None)
+        told = {**self._told(step), **({"text": step.text} if step.kind != "review" else {"scores": step.scores})}
+        self._session.emit(EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE, told)
+        return said
+
+    def abstained(self) -> None:
+        step = self._step(abstained=True)
+        done = EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE
+        self._session.emit(done, {**self._told(step), "abstained": True})
+
+    def failed(self, error: ServingError) -> None:
+        self._session.failures.append(error)
+        self._step(failed=error.message)
+        self._session.leave(self._call, self._number, error.message)
+
+    def unpaid(self) -> None:
+        self._step(failed="the budget does not pay for it")
+        self._session.stop("budget", f"{self._session.terms.spec.stop.budget_tokens} tokens do not pay for more")
+
+    def cancelled(self) -> None:
+        """What it took until then is not known."""
+        self._step(failed="cancelled")
+
+    def _step(self, **more: Any) -> Step:
+        session, call = self._session, self._call
+        step = Step(
+            self._number, call.kind, session.round, call.name, call.member.model, self._started_s,
+            session.seconds - self._started_s, self._text, self._usage, retried=self._retried, **more,
+        )  # fmt: skip
+        session.steps.append(step)
+        return step
+
+    def _told(self, step: Step) -> dict[str, Any]:
+        return {
+            "step": step.step, "kind": step.kind, "round": step.round, "member": step.member, "model": step.model,
+            "usage": usage_json(step.usage), "seconds": round(step.seconds, 4),
+        }  # fmt: skip
