@@ -20,4 +20,5 @@ def translated(error: Exception, name: str, retry_after_s: int = 5) -> ServingEr
         return Unavailable(f"{name} does not answer: {error}")
     if isinstance(error, RayActorError | RequestCancelledError):
         return EngineFailed(f"{name} broke off while answering; the request can be sent again.")
-    return EngineFailed(f"{name} failed: {type(error).__name__}.")
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return EngineFailed(f"{name} failed: {type(cause).__name__}.")

@@ -1,4 +1,7 @@
-"""vLLM's CPU worker for an engine of one process: it talks to nobody, so it keeps no threads to do so."""
+"""vLLM's CPU worker for an engine of one process: it talks to nobody, so it keeps no threads to do so.
+
+It also keeps a seeded request from ending the engine, which vLLM's CPU worker lets happen.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,30 @@ class LoneWorker(CPUWorker):  # type: ignore[misc]
     def init_device(self) -> None:
         with _no_gloo():
             super().init_device()
+        runner = self.model_runner
+        runner._bookkeeping_sync = _with_seeds_kept(runner, runner._bookkeeping_sync)
+
+
+def _with_seeds_kept(runner: Any, bookkeep: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's method, made safe for requests with a seed whose prompt is read in several steps.
+
+    What such a step samples is discarded, and vLLM winds the request's generator back by its offset, which only those
+    of GPUs have: the engine dies of it. A generator begins anew instead, since nothing of it has been used yet.
+    """
+
+    def kept(*args: Any, **options: Any) -> Any:
+        batch = runner.input_batch
+        every = batch.generators
+        discarded = [index for index in every if runner.discard_request_mask.np[index]]
+        for index in discarded:
+            every[index].manual_seed(every[index].initial_seed())
+        batch.generators = {index: every[index] for index in every if index not in discarded}
+        try:
+            return bookkeep(*args, **options)
+        finally:
+            batch.generators = every
+
+    return kept
 
 
 @contextmanager

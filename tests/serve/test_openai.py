@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam, ChatCo
 from pydantic import BaseModel
 
 from tests.serve.herd import ADAPTER, SERVED, TRIBUNALS, no_white_space
+from tests.serve.service import RunningService
 
 pytestmark = pytest.mark.serve
 
@@ -89,6 +90,26 @@ async def test_streams_of_several_models_run_side_by_side(aopenai: AsyncOpenAI) 
     done = await asyncio.gather(*map(stream, asked))
     assert [model for model, _ in done] == asked
     assert all(pieces > 1 for _, pieces in done)
+
+
+async def test_seeded_requests_with_long_prompts_do_not_end_the_engine(
+    aopenai: AsyncOpenAI, service: RunningService
+) -> None:
+    """Together they do not fit one step, so that some prompts are read in several."""
+
+    async def ask(seed: int) -> str:
+        prompt = f"Passage {seed}: " + "The willow partition has 12 nodes. " * 120
+        messages: Any = [{"role": "user", "content": prompt}]
+        reply = await aopenai.chat.completions.create(
+            model="pocket-8b", messages=messages, max_tokens=8, temperature=1, seed=seed
+        )
+        return reply.choices[0].message.content or ""
+
+    engines = [process.pid for process in service.engine_processes("pocket-8b")]
+    together = await asyncio.gather(*map(ask, range(8)))
+    assert all(together)
+    assert [await ask(seed) for seed in range(8)] == together
+    assert [process.pid for process in service.engine_processes("pocket-8b")] == engines
 
 
 def test_completions_answer_prompt_by_prompt(openai: OpenAI) -> None:
