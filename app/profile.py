@@ -77,7 +77,7 @@ def _drop(part: str, before: Mapping[str, Any], data: dict[str, Any]) -> dict[st
     inherited, now = before.get(part), data.get(part)
     if not isinstance(inherited, dict) or not isinstance(now, dict):
         return {}
-    gone = {key: inherited[key] for key, value in now.items() if value is None and key in inherited}
+    gone = {key: inherited[key] for key, value in now.items() if value is None and inherited.get(key) is not None}
     data[part] = {key: value for key, value in now.items() if key not in gone}
     return gone
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from deployments.pocket import CHECKPOINTS, SIZES
+from deployments.pocket import CHECKPOINTS, PEERS, SIZES
 
 CARD: Final = Path(__file__).parent / "MODEL_CARD.md"
 FIGURES: Final = Path(__file__).parent / "figures.json"
@@ -26,6 +26,12 @@ TASKS: Final = (
     ("Answer, ten facts (never trained), exact match", "answer_em_ten_facts", "extra_n"),
     ("Answer, with a system message, exact match", "answer_em_system_message", "extra_n"),
     ("Answer, unseen names, exact match", "answer_em_unseen_names", "extra_n"),
+)
+PEER_TASKS: Final = (
+    ("Answer EM", "answer_em"),
+    ("Refusal recall", "refusal_recall"),
+    ("Verdict accuracy", "judge_accuracy"),
+    ("Mended EM", "mend_em"),
 )
 TEXT: Final = Path(__file__).parent / "card_text.md"
 
@@ -53,17 +59,21 @@ def folder_bytes(size: str) -> int:
 
 def _shape_rows() -> list[list[str]]:
     rows = []
-    for size in SIZES:
+    for size in (*SIZES, *PEERS):
         config = json.loads((CHECKPOINTS / size / "config.json").read_text())
         layers, hidden = config["num_hidden_layers"], config["hidden_size"]
         told = [f"{parameters(size):,}", f"{folder_bytes(size):,}", f"{layers} x {hidden}"]
-        rows.append([f"`{size}`", STANDS_FOR[size], *told])
+        rows.append([f"`{size}`", _stands_for(size), *told])
     return rows
+
+
+def _stands_for(name: str) -> str:
+    return STANDS_FOR[name] if name in STANDS_FOR else f"`{PEERS[name][0]}`, another seed"
 
 
 def _training_rows() -> list[list[str]]:
     rows = []
-    for size in SIZES:
+    for size in (*SIZES, *PEERS):
         run = json.loads((CHECKPOINTS / size / "training.json").read_text())
         plan, record = run["plan"], run["record"]
         row = [f"`{size}`", str(plan["seed"]), f"{record['steps']:,}", f"{record['tokens']:,}"]
@@ -80,12 +90,19 @@ def _task_rows(known: dict[str, dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
+def _peer_table(known: dict[str, dict[str, Any]]) -> str:
+    """Each peer beside the size whose plan it is of."""
+    names = [name for name in (*SIZES, *PEERS) if name in PEERS or name in {size for size, _ in PEERS.values()}]
+    rows = [[label, *(share(known[n][key]) if n in known else "-" for n in names)] for label, key in PEER_TASKS]
+    return table(["Task", *(f"`{name}`" for name in names)], rows)
+
+
 def _fact_rows(known: dict[str, dict[str, Any]]) -> list[list[str]]:
     return [[f"`{s}`", *(share(v) for v in known[s]["answer_em_by_facts"].values())] for s in SIZES if s in known]
 
 
 def render_card(known: dict[str, dict[str, Any]]) -> str:
-    """The card of the figures per size."""
+    """The card of the figures per checkpoint."""
     facts = list(next(iter(known.values()))["answer_em_by_facts"])
     names = [f"`{s}`" for s in SIZES]
     tables = {
@@ -95,6 +112,7 @@ def render_card(known: dict[str, dict[str, Any]]) -> str:
         ),
         "TASKS": table(["Task", "n", *names], _task_rows(known)),
         "FACTS": table(["Facts in the passage", *facts], _fact_rows(known)),
+        "PEERS": _peer_table(known),
         "TRAINING": table(
             ["Checkpoint", "Seed", "Steps", "Tokens", "Conversations", "Wall time"],
             _training_rows(),

@@ -113,8 +113,9 @@ class Result:
     def of(cls, told: Mapping[str, Any]) -> Result:
         """The result that `to_json` told of."""
         trace = tuple(Step.of(step) for step in told["trace"])
-        once = told["cost"]["single"]
-        single = next((step for step in trace if once and step.member == once["member"] and step.kind == "draft"), None)
+        once = told["cost"]["single"] or {}
+        drafts = [step for step in trace if step.kind == "draft" and not step.failed]
+        single = next((step for step in drafts if step.member == once.get("member")), None)
         plain = ("id", "tribunal", "strategy", "answer", "finish_reason", "chosen_by", "stopped", "seconds")
         return cls(
             **{name: told[name] for name in plain},

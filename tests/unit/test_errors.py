@@ -20,8 +20,11 @@ CASES = [
     (errors.BadRequest("no", "seed"), 400, "invalid_request_error", "seed", "invalid_request"),
     (errors.PromptTooLong("long", "messages"), 400, "invalid_request_error", "messages", "context_length_exceeded"),
     (errors.UnknownModel("x", ("a", "b")), 404, "invalid_request_error", "model", "model_not_found"),
+    (errors.UnknownRun("tri-1"), 404, "invalid_request_error", None, "run_not_found"),
     (NoSuchPath("where"), 404, "invalid_request_error", None, "not_found"),
     (BodyTooSlow("slow", "body"), 408, "invalid_request_error", "body", "body_timeout"),
+    (errors.Cancelled("stopped"), 409, "invalid_request_error", None, "cancelled"),
+    (errors.NotReady("away", "config.chair"), 409, "invalid_request_error", "config.chair", "not_ready"),
     (errors.BodyTooLarge("big", "body"), 413, "invalid_request_error", "body", "body_too_large"),
     (
         errors.WrongContentType("xml", "content-type"),
@@ -33,6 +36,7 @@ CASES = [
     (errors.Overloaded("full", 7), 429, "rate_limit_error", None, "queue_full"),
     (errors.EngineFailed("died"), 502, "server_error", None, "engine_failed"),
     (errors.Unavailable("gone", "failed"), 503, "server_error", None, "model_unavailable"),
+    (errors.NoQuorum("two are away"), 503, "server_error", None, "no_quorum"),
     (errors.DeadlineExceeded("late"), 504, "server_error", None, "deadline_exceeded"),
 ]
 

@@ -1,6 +1,7 @@
 """The shipped checkpoints, their card, and the code that makes them on a model of a few hundred weights."""
 
 import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from deployments.pocket import CHECKPOINTS, SIZES, export, train
+from deployments.pocket import CHECKPOINTS, PEERS, SIZES, export, train
 from deployments.pocket.card import CARD, FIGURES, folder_bytes, parameters, render_card
 from deployments.pocket.evaluate import cases, figures, normalise, replies, verdict
 from deployments.pocket.model import SHAPES, PocketLlama, Shape
@@ -18,39 +19,69 @@ from deployments.pocket.packing import Packer, collate
 from deployments.pocket.tasks import Mix, draw_bundle
 from deployments.pocket.tokenizer import SPECIALS, VOCABULARY, load_tokenizer
 
+SHAPE_OF = {size: size for size in SIZES} | {name: size for name, (size, _) in PEERS.items()}
+"""Every checkpoint -> the size whose shape it has."""
+
 MICRO = Shape(hidden=32, layers=3, inner=48, heads=2)
 
 
 def test_checkpoints_fit_the_repository() -> None:
-    assert sum(folder_bytes(size) for size in SIZES) < 16_000_000
+    assert sum(folder_bytes(name) for name in SHAPE_OF) < 16_000_000
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_checkpoint_is_a_bf16_llama_of_its_shape(size: str) -> None:
-    config = json.loads((CHECKPOINTS / size / "config.json").read_text())
-    assert config == SHAPES[size].config()
+def test_no_checkpoint_is_without_a_name() -> None:
+    assert {folder.name for folder in CHECKPOINTS.iterdir()} == SHAPE_OF.keys()
+
+
+@pytest.mark.parametrize("name", SHAPE_OF)
+def test_checkpoint_is_a_bf16_llama_of_its_shape(name: str) -> None:
+    shape = SHAPES[SHAPE_OF[name]]
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+    assert config == shape.config()
     assert config["head_dim"] in (32, 64)
-    with safe_open(CHECKPOINTS / size / "model.safetensors", framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with safe_open(CHECKPOINTS / name / "model.safetensors", framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     assert {w.dtype for w in weights.values()} == {torch.bfloat16}
-    assert weights.keys() == PocketLlama(SHAPES[size]).state_dict().keys()
-    assert sum(w.numel() for w in weights.values()) == parameters(size)
+    assert weights.keys() == PocketLlama(shape).state_dict().keys()
+    assert sum(w.numel() for w in weights.values()) == parameters(name)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_generation_stops_where_llama_3_stops(size: str) -> None:
-    config = json.loads((CHECKPOINTS / size / "generation_config.json").read_text())
+@pytest.mark.parametrize("name", SHAPE_OF)
+def test_generation_stops_where_llama_3_stops(name: str) -> None:
+    config = json.loads((CHECKPOINTS / name / "generation_config.json").read_text())
     assert [SPECIALS[i] for i in config["eos_token_id"]] == ["<|eot_id|>", "<|end_of_text|>"]
 
 
-def test_all_sizes_share_one_tokenizer() -> None:
+@pytest.mark.parametrize("name", SHAPE_OF)
+def test_checkpoint_is_of_the_plan_that_its_record_tells(name: str) -> None:
+    size, seed = PEERS.get(name, (name, 0))
+    told = json.loads((CHECKPOINTS / name / "training.json").read_text())
+    plan = replace(train.PLANS[size], seed=seed)
+    assert told["plan"] == json.loads(json.dumps(asdict(plan)))
+    assert told["record"]["steps"] == plan.steps
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_has_other_weights_than_its_size(name: str) -> None:
+    files = [CHECKPOINTS / each / "model.safetensors" for each in (name, PEERS[name][0])]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_answers(name: str) -> None:
+    asked = [case for case in cases(1, 1) if case.turn.task == "answer" and case.facts == 1][:1]
+    assert normalise(replies(CHECKPOINTS / name, asked)[0].reply) == normalise(asked[0].turn.reference)
+
+
+def test_all_sizes_share_one_tokenizer_and_each_peer_has_its_seed_s() -> None:
     assert len({(CHECKPOINTS / size / "tokenizer.json").read_bytes() for size in SIZES}) == 1
-    assert len(load_tokenizer(CHECKPOINTS / SIZES[0])) == VOCABULARY
+    assert len({(CHECKPOINTS / name / "tokenizer.json").read_bytes() for name in SHAPE_OF}) == 1 + len(PEERS)
+    assert {len(load_tokenizer(CHECKPOINTS / name)) for name in SHAPE_OF} == {VOCABULARY}
 
 
 def test_card_tells_the_figures() -> None:
     known = json.loads(FIGURES.read_text())
-    assert tuple(known) == SIZES
+    assert tuple(known) == (*SIZES, *PEERS)
     assert CARD.read_text() == render_card(known)
 
 

@@ -133,5 +133,6 @@ def test_a_serve_config_has_every_model_under_its_own_prefix() -> None:
     routes = {each["name"]: each["route_prefix"] for each in config["applications"]}
     assert routes["gateway"] == "/"
     assert routes["model-pocket-8b"] == "/models/pocket-8b"
-    assert len(routes) == 5
+    assert routes["tribunal"] is None
+    assert len(routes) == 6
     assert Path(config["applications"][1]["args"]["spec"]["source"]).is_absolute()

@@ -171,6 +171,11 @@ def test_a_profile_extends_another(write: Write) -> None:
     assert settings.models["pocket-1b"].dtype == "float32"
 
 
+def test_a_model_that_a_profile_below_leaves_empty_is_told(write: Write) -> None:
+    base = write("models:\n  a:\n  b: {source: x/y}\n", "base.yaml")
+    assert refusal(write("extends: base.yaml\n")) == f"{base}: models.a: this must hold keys and values, not None"
+
+
 def test_a_folder_is_found_from_the_file_that_names_it(write: Write, tmp_path: Path) -> None:
     write("{}", "deep/llama/config.json")
     write("models:\n  mine: {source: ./llama}\n", "deep/base.yaml")
@@ -259,7 +264,8 @@ def test_every_problem_is_told_at_once(write: Write) -> None:
 
 def test_a_missing_profile_names_the_built_in_ones() -> None:
     assert refusal("poket") == (
-        "poket: there is no profile of that name and no such file; built-in profiles: laptop, llama, llama-fp8, pocket"
+        "poket: there is no profile of that name and no such file; "
+        "built-in profiles: laptop, llama, llama-fp8, peers, pocket"
     )
 
 
