@@ -16,6 +16,8 @@ from app.settings import Settings
 from deployments.config import ModelSpec
 from deployments.tribunal.server import TribunalServer
 
+TRIBUNAL_REQUESTS = 1024
+"""More than runs can be at work, so that one can always be stopped."""
 BESIDE_THE_EDGE = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """On the head's node, with the edge and Serve's own proxy, which passes on what has no replica yet."""
 
@@ -39,7 +41,8 @@ def build_tribunal(settings: Settings, failures: dict[str, str]) -> Application:
         TribunalServer,
         name=TRIBUNAL,
         num_replicas=1,
-        max_ongoing_requests=settings.gateway.max_ongoing_requests,
+        max_ongoing_requests=TRIBUNAL_REQUESTS,
+        max_queued_requests=TRIBUNAL_REQUESTS,
         ray_actor_options=BESIDE_THE_EDGE,
         health_check_period_s=5,
     )

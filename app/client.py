@@ -30,6 +30,7 @@ from deployments.errors import BadRequest, Unavailable
 from deployments.model_client import ModelClient
 from deployments.tribunal.client import TribunalClient
 from deployments.tribunal.config import tribunal_name
+from deployments.tribunal.question import plain_messages
 from deployments.tribunal.result import Result
 from deployments.tribunal.service import TribunalAsk
 from deployments.tribunal.virtual import TribunalModel
@@ -153,8 +154,12 @@ def request_of(prompt: Prompt, params: Mapping[str, Any], priority: int = 0) -> 
 def ask_of(
     question: Prompt, tribunal: str | None, config: Mapping[str, Any] | None, max_tokens: int | None, seed: int | None
 ) -> TribunalAsk:
-    """A TribunalAsk. Raises BadRequest if there is nothing to answer."""
-    messages = request_of(question, {}).messages
+    """A TribunalAsk. Raises BadRequest if there is nothing to answer, or for messages that are not a tribunal's."""
+    if isinstance(question, str):
+        if not question.strip():
+            raise BadRequest("question: must hold more than white space.", "question")
+        question = [{"role": "user", "content": question}]
+    messages = plain_messages(list(question) if isinstance(question, Sequence) else question)
     return TribunalAsk(messages, tribunal, config, max_tokens, seed)
 
 

@@ -41,7 +41,10 @@ class Limits(Section):
     body_timeout_s: float = Field(30, gt=0, description="To receive a body, plus a second for each 64 KiB of it.")
     connect_timeout_s: float = Field(5, gt=0)
     idle_timeout_s: float = Field(600, gt=0, description="Longest silence of a model before its answer is given up.")
-    alive_s: float = Field(15, gt=0, description="A tribunal's stream that is silent for so long gets a comment.")
+    alive_s: float = Field(
+        15, gt=0, description="After so long a silence a stream of /v1/tribunal, or of a tribunal in "
+        "/v1/chat/completions, gets a comment.",
+    )  # fmt: skip
     bulk: BulkLimits = BulkLimits()
 
 

@@ -17,7 +17,7 @@ def translated(error: Exception, name: str, retry_after_s: int = 5) -> ServingEr
     if isinstance(error, BackPressureError):
         return Overloaded(f"{name}: the queue is full.", retry_after_s)
     if isinstance(error, DeploymentUnavailableError):
-        return Unavailable(f"{name} does not answer: {error}")
+        return Unavailable(f"{name} does not answer now.")
     if isinstance(error, RayActorError | RequestCancelledError):
         return EngineFailed(f"{name} broke off while answering; the request can be sent again.")
     cause = error.cause if isinstance(error, RayTaskError) else error

@@ -119,7 +119,7 @@ async def _run(service: Service, found: TaskFile, options: Options, *, quiet: bo
     tasks = chosen(found.tasks, options.limit, options.seed)
     async with service:
         panel = await service.panel(options.tribunal, tasks[0].asked())
-        about = _about(found, len(tasks), options, {"models": list(panel.models), "spec": dict(panel.spec)})
+        about = _about(found, len(tasks), options, panel.to_json())
         journal = Journal(options.out, {key: about[key] for key in ("tribunal", "seed", "judge")} | _hash(found))
         judge = Judge(service, options.judge) if options.judge else None
         with ProgressBoard(quiet=quiet) as board:

@@ -1,7 +1,8 @@
 """What a run comes to: figures of each contestant, and each strategy against one model's single answer and its samples.
 
 At equal tokens a baseline is read off between its two runs that cost the nearest less and the nearest more, task by
-task with the same weight; a single answer is its run of one sample.
+task with the same weight; the greedy single answer stands for its run of one sample. A bootstrap of few tasks is too
+narrow, down to no width where all differ alike, so that a standing other than level takes an exact test, too.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from typing import Literal
 
 import numpy as np
 
-from app.evaluation.contestants import Contestant
+from app.evaluation.contestants import Contestant, Seat
 from app.evaluation.outcomes import Outcome
-from app.evaluation.statistics import Hits, Interval, mcnemar, paired_bootstrap, wilson
+from app.evaluation.statistics import EXACT, Hits, Interval, mcnemar, paired_bootstrap, wilson
 from app.evaluation.tasks import Task
 from deployments.tribunal.config import Strategy
 
 Reach = Literal["between", "cheapest", "dearest"]
 """Whether the tokens lie between two runs, or below the cheapest or above the dearest, which then stands in."""
 Standing = Literal["beats", "ahead", "level", "loses"]
+MOST_P = 0.05
+"""McNemar's p must be less than this for any standing but level."""
+LEAST_DISCORDANT = 6
+"""Where there is no such test, so many tasks must differ: 5 that all differ alike have a p of 0.0625."""
+MANY_TASKS = 30
+"""Fewer are too few to tell much, and it is said."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,10 @@ class Ran:
         return self.contestant.label
 
     @property
-    def model(self) -> str:
-        """Of a contestant that is one model."""
-        assert self.contestant.model is not None
-        return self.contestant.model
+    def seat(self) -> Seat:
+        """Of a contestant that is one member."""
+        assert self.contestant.seat is not None
+        return self.contestant.seat
 
     @cached_property
     def hits(self) -> Hits:
@@ -67,16 +74,21 @@ class Ran:
         return sum(outcome.failed is not None for outcome in self.outcomes)
 
     @property
+    def absent(self) -> int:
+        """Answers for which a member was missing."""
+        return sum(outcome.absent > 0 for outcome in self.outcomes)
+
+    @property
     def unparsed(self) -> int:
         return sum(outcome.unparsed for outcome in self.outcomes)
 
     @property
     def mean_tokens(self) -> float:
-        return _mean([outcome.tokens for outcome in self._answered])
+        return _mean([outcome.tokens for outcome in self.answered])
 
     @property
     def mean_calls(self) -> float:
-        return _mean([outcome.calls for outcome in self._answered])
+        return _mean([outcome.calls for outcome in self.answered])
 
     @property
     def accuracy_per_thousand(self) -> float:
@@ -84,11 +96,11 @@ class Ran:
         return 1000 * self.accuracy / self.mean_tokens if self.mean_tokens else 0.0
 
     def seconds(self, percentile: float) -> float:
-        seconds = [outcome.seconds for outcome in self._answered]
+        seconds = [outcome.seconds for outcome in self.answered]
         return float(np.percentile(seconds, percentile)) if seconds else 0.0
 
     @cached_property
-    def _answered(self) -> list[Outcome]:
+    def answered(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.failed is None]
 
     def by_tag(self, tasks: Sequence[Task]) -> dict[str, tuple[int, int]]:
@@ -107,12 +119,13 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """best: the model whose single answers were right most often; the samples are its."""
+    """best: the member whose single answers were right most often; the samples are its. left_out: see Panel."""
 
     singles: tuple[Ran, ...]
     best: Ran
     deliberated: tuple[Ran, ...]
     sampled: Mapping[Strategy, tuple[Ran, ...]]
+    left_out: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[Ran, ...]:
@@ -120,13 +133,16 @@ class Evaluation:
 
 
 def best_of(singles: Sequence[Ran]) -> Ran:
-    """The most accurate; of those the one with the fewest tokens."""
-    return max(singles, key=lambda ran: (ran.accuracy, -ran.mean_tokens))
+    """The most accurate; of those the one with the fewest tokens, and one that never answered last."""
+    return max(singles, key=lambda ran: (ran.accuracy, bool(ran.answered), -ran.mean_tokens))
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A baseline at the tokens of a strategy. difference: the strategy's accuracy less the baseline's, paired."""
+    """A baseline at the tokens of a strategy. difference: the strategy's accuracy less the baseline's, paired.
+
+    discordant: tasks in which the two differ by at least half. p: McNemar's, where the baseline is one run.
+    """
 
     baseline: str
     accuracy: float
@@ -136,10 +152,14 @@ class Rival:
     reach: Reach
     difference: float
     interval: Interval
+    discordant: int
+    p: float | None
+    few: bool
 
     @property
     def standing(self) -> Standing:
-        return _standing(self.interval)
+        sure = self.discordant >= LEAST_DISCORDANT if self.p is None else self.p < MOST_P
+        return _standing(self.interval, sure)
 
 
 @dataclass(frozen=True)
@@ -156,12 +176,16 @@ class Comparison:
     @property
     def standing(self) -> Standing:
         """Beating it takes both: more than its interval reaches to, and a paired difference that is no chance."""
-        beats = self.ran.accuracy > self.best.interval.high and self.interval.low > 0
-        return "beats" if beats else _standing(self.interval)
+        standing = _standing(self.interval, self.p < MOST_P)
+        return "beats" if standing == "ahead" and self.ran.accuracy > self.best.interval.high else standing
+
+    @property
+    def few(self) -> bool:
+        return self.ran.count < MANY_TASKS
 
 
-def _standing(interval: Interval) -> Standing:
-    if not interval.excludes_zero:
+def _standing(interval: Interval, sure: bool) -> Standing:
+    if not (sure and interval.excludes_zero):
         return "level"
     return "ahead" if interval.low > 0 else "loses"
 
@@ -174,10 +198,15 @@ def compared(evaluation: Evaluation, seed: int = 0) -> tuple[Comparison, ...]:
 def _compared(ran: Ran, evaluation: Evaluation, seed: int) -> Comparison:
     best = evaluation.best
     curves = {"single": [best], **{name: [best, *runs] for name, runs in evaluation.sampled.items()}}
-    rivals = tuple(_rival(ran, name, runs, seed) for name, runs in curves.items())
+    rivals = tuple(_rival(ran, name, runs, seed) for name, runs in curves.items() if _has_tokens(ran, runs))
     interval = paired_bootstrap(ran.hits, best.hits, seed)
     p = mcnemar([o.right for o in ran.outcomes], [o.right for o in best.outcomes])
     return Comparison(ran, best, ran.accuracy - best.accuracy, interval, p, rivals)
+
+
+def _has_tokens(ran: Ran, runs: Sequence[Ran]) -> bool:
+    """Whether there are tokens to compare at: of what failed altogether nobody knows any."""
+    return bool(ran.answered) and any(each.answered for each in runs)
 
 
 def _rival(ran: Ran, baseline: str, runs: Sequence[Ran], seed: int) -> Rival:
@@ -187,12 +216,27 @@ def _rival(ran: Ran, baseline: str, runs: Sequence[Ran], seed: int) -> Rival:
     labels = (lower.label,) if lower is upper else (lower.label, upper.label)
     accuracy = float(hits.mean())
     interval = paired_bootstrap(ran.hits, hits, seed)
-    return Rival(baseline, accuracy, tokens, labels, weight, reach, ran.accuracy - accuracy, interval)
+    discordant, p = _discord(ran.hits, hits)
+    few = ran.count < MANY_TASKS
+    return Rival(
+        baseline, accuracy, tokens, labels, weight, reach, ran.accuracy - accuracy, interval, discordant, p, few
+    )
+
+
+def _discord(first: Hits, second: Hits) -> tuple[int, float | None]:
+    """How many tasks differ by at least half, and McNemar's p unless the second is between two runs."""
+    mixed = np.round(second, EXACT)
+    discordant = int((np.abs(np.round(first - mixed, EXACT)) >= 0.5).sum())
+    whole = bool(np.isin(mixed, (0.0, 1.0)).all())
+    return discordant, mcnemar((first > 0.5).tolist(), (mixed > 0.5).tolist()) if whole else None
 
 
 def neighbours(runs: Sequence[Ran], tokens: float) -> tuple[Ran, Ran, float, Reach]:
-    """The runs that cost the nearest less and the nearest more, the weight of the second, and whether it is so."""
-    ordered = sorted(runs, key=lambda ran: ran.mean_tokens)
+    """The runs that cost the nearest less and the nearest more, the weight of the second, and whether it is so.
+
+    Runs without any answer are left out: that they cost nothing says nothing.
+    """
+    ordered = sorted((ran for ran in runs if ran.answered), key=lambda ran: ran.mean_tokens)
     if tokens < ordered[0].mean_tokens:
         return ordered[0], ordered[0], 0.0, "cheapest"
     for lower, upper in pairwise(ordered):

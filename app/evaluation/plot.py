@@ -38,7 +38,7 @@ def _draw(axes: Axes, evaluation: Evaluation) -> None:
 
     axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
     for name, runs in evaluation.sampled.items():
-        _curve(axes, [evaluation.best, *runs], f"{name} of {evaluation.best.model}")
+        _curve(axes, [evaluation.best, *runs], f"{name} of {evaluation.best.seat.name}")
     for marker, runs in (("s", evaluation.singles), ("D", evaluation.deliberated)):
         for ran in runs:
             _series(axes, [ran], label=ran.label, linestyle="none", marker=marker)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.evaluation.compare import Comparison, Evaluation, Ran, Rival
+from app.evaluation.compare import LEAST_DISCORDANT, MOST_P, Comparison, Evaluation, Ran, Rival
+from app.evaluation.contestants import SAMPLE_TEMPERATURE
 from app.evaluation.statistics import Interval
 from app.evaluation.tasks import Task
 from app.evaluation.wording import (
     chosen_sentence,
+    few_note,
     points,
     points_span,
     reach_note,
@@ -25,11 +27,19 @@ from app.evaluation.wording import (
 NOTES = (
     "Accuracy has Wilson's 95% interval. A difference is paired: both answered the same tasks, and its 95% interval is "
     "a bootstrap's over tasks. Each interval is of one figure; nothing corrects for how many strategies are tried.",
-    "Tokens are prompts and answers of all calls, a judge's left out. Seconds are what the client waited while other "
-    "questions were asked, too. Tokens, calls and seconds are means (or as said) over what did not fail; what failed "
-    "counts as wrong.",
-    "At equal tokens a baseline is read off between its two runs that cost the nearest less and the nearest more; one "
-    "single answer is its run of one sample.",
+    "With few tasks the bootstrap is too narrow. So any standing but level also takes a McNemar p below "
+    f"{MOST_P}, or, where a baseline is read off between two runs and there is no such test, at least "
+    f"{LEAST_DISCORDANT} tasks in which the two differ by at least half.",
+    "Tokens are prompts and answers of all calls, a judge's left out; a call that was cancelled counts by an estimate "
+    "of its prompt. Seconds are what the client waited while other questions were asked, too, without its waits for a "
+    "service that was busy. Tokens, calls and seconds are means (or as said) over what did not fail; what failed "
+    "counts as wrong. `absent` counts the answers for which a member was missing.",
+    "A member alone keeps its own system message, role and bound of tokens, as far as the service tells them; its "
+    "single answer is at temperature 0, whatever its own is. Its samples are at its own temperature, or at "
+    f"{SAMPLE_TEMPERATURE} if it has none or 0. Members that are tribunals themselves are not asked alone.",
+    "At equal tokens a baseline is read off between its two runs that cost the nearest less and the nearest more; runs "
+    "without any answer are left out. Its cheap end is the single answer, at temperature 0, which stands in for a run "
+    "of one sample that was not made.",
 )
 Row = list[str]
 
@@ -46,7 +56,7 @@ class Report:
     @property
     def sentences(self) -> list[str]:
         """Who the best single member is, and then one verdict for each strategy."""
-        chosen = chosen_sentence(self.evaluation.singles, self.evaluation.best)
+        chosen = chosen_sentence(self.evaluation.singles, self.evaluation.best, self.evaluation.left_out)
         return [chosen, *(" ".join(verdict_sentence(c).split()) for c in self.comparisons)]
 
     @property
@@ -76,7 +86,7 @@ class Report:
     def accuracy_rows(self) -> list[Row]:
         """The table that is printed and that leads the report."""
         head = ["contestant", "n", "accuracy", "95% interval", "tokens", "calls", "seconds p50", "p95",
-                "accuracy per 1,000 tokens", "failed", "unparsed"]  # fmt: skip
+                "accuracy per 1,000 tokens", "failed", "absent", "unparsed"]  # fmt: skip
         return _without_empty([head, *(_accuracy_row(ran) for ran in self.evaluation.all)])
 
     def tag_rows(self) -> list[Row]:
@@ -110,8 +120,9 @@ class Report:
         made = ran.contestant
         tags = {tag: {"right": right, "n": count} for tag, (right, count) in ran.by_tag(self.tasks).items()}
         return {
-            "label": ran.label, "strategy": made.strategy, "model": made.model, "samples": made.samples,
-            "config": dict(made.config), **_figures(ran), "by_tag": tags,
+            "label": ran.label, "strategy": made.strategy, "member": made.seat and made.seat.name,
+            "model": made.seat and made.seat.member.model, "samples": made.samples, "config": dict(made.config),
+            **_figures(ran), "by_tag": tags,
         }  # fmt: skip
 
 
@@ -121,7 +132,7 @@ def _figures(ran: Ran) -> dict[str, Any]:
         "mean_tokens": round(ran.mean_tokens, 2), "mean_calls": round(ran.mean_calls, 3),
         "seconds_p50": round(ran.seconds(50), 4), "seconds_p95": round(ran.seconds(95), 4),
         "accuracy_per_1000_tokens": round(ran.accuracy_per_thousand, 6), "failed": ran.failed,
-        "unparsed": ran.unparsed,
+        "absent": ran.absent, "unparsed": ran.unparsed,
     }  # fmt: skip
 
 
@@ -133,7 +144,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
         "strategy": comparison.ran.label, "best_single": comparison.best.label, "standing": comparison.standing,
         "difference": round(comparison.difference, 6), "interval": _interval(comparison.interval),
-        "mcnemar_p": comparison.p, "times_tokens": times(comparison),
+        "mcnemar_p": comparison.p, "few_tasks": comparison.few, "times_tokens": times(comparison),
         "at_equal_tokens": [_rival(rival) for rival in comparison.rivals],
     }  # fmt: skip
 
@@ -142,7 +153,8 @@ def _rival(rival: Rival) -> dict[str, Any]:
     return {
         "baseline": rival.baseline, "accuracy": round(rival.accuracy, 6), "tokens": round(rival.tokens, 2),
         "runs": list(rival.runs), "weight": round(rival.weight, 6), "reach": rival.reach,
-        "difference": round(rival.difference, 6), "interval": _interval(rival.interval), "standing": rival.standing,
+        "difference": round(rival.difference, 6), "interval": _interval(rival.interval),
+        "discordant": rival.discordant, "mcnemar_p": rival.p, "few_tasks": rival.few, "standing": rival.standing,
     }  # fmt: skip
 
 
@@ -150,7 +162,7 @@ def _accuracy_row(ran: Ran) -> Row:
     return [
         ran.label, str(ran.count), share(ran.accuracy), span(ran.interval), f"{ran.mean_tokens:,.0f}",
         f"{ran.mean_calls:.1f}", f"{ran.seconds(50):.2f}", f"{ran.seconds(95):.2f}",
-        f"{ran.accuracy_per_thousand:.3f}", str(ran.failed), str(ran.unparsed),
+        f"{ran.accuracy_per_thousand:.3f}", str(ran.failed), str(ran.absent), str(ran.unparsed),
     ]  # fmt: skip
 
 
@@ -159,12 +171,12 @@ def _equal_row(comparison: Comparison, rival: Rival) -> Row:
     read = " and ".join(rival.runs) + reach_note(rival)
     return [
         ran.label, f"{ran.mean_tokens:,.0f}", share(ran.accuracy), rival.baseline, share(rival.accuracy),
-        points(rival.difference), points_span(rival.interval), rival.standing, read,
+        points(rival.difference), points_span(rival.interval), f"{rival.standing}{few_note(rival)}", read,
     ]  # fmt: skip
 
 
 def _without_empty(rows: list[Row]) -> list[Row]:
-    """The column `unparsed` is only for runs with a judge that was not understood; failures are always shown."""
+    """The column `unparsed` is only for runs with a judge that was not understood; the others are always shown."""
     return rows if any(row[-1] != "0" for row in rows[1:]) else [row[:-1] for row in rows]
 
 
@@ -177,7 +189,7 @@ def _about(about: Mapping[str, Any]) -> list[str]:
     tasks, tribunal = about["tasks"], about["tribunal"]
     return [
         f"- tasks: {tasks['count']} of `{tasks['file']}` (sha256 `{tasks['sha256'][:16]}`)",
-        f"- tribunal: `{tribunal['name']}`, models {', '.join(tribunal['models'])}",
+        f"- tribunal: `{tribunal['name']}`, members {', '.join(tribunal['members'])}",
         f"- command: `{about['command']}`",
         f"- seed {about['seed']}, {about['concurrency']} questions at once, judge: {about['judge'] or 'none'}, "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),

@@ -114,8 +114,8 @@ class Runner:
 
 
 async def evaluate(runner: Runner, panel: Panel, strategies: Sequence[Strategy], most_samples: int) -> Evaluation:
-    """Every model alone, then the strategies of several, then the best model's samples up to what those cost."""
-    singles = [await runner.run(panel, single(model)) for model in panel.models]
+    """Every member alone, then the strategies of several, then the best one's samples up to what those cost."""
+    singles = [await runner.run(panel, single(seat)) for seat in panel.seats]
     best = best_of(singles)
     wanted = [strategy for strategy in strategies if strategy in DELIBERATING]
     deliberated = [await runner.run(panel, deliberating(strategy)) for strategy in wanted]
@@ -126,7 +126,8 @@ async def evaluate(runner: Runner, panel: Panel, strategies: Sequence[Strategy],
         if strategy in strategies
     }
     runner.keep_failures()
-    return Evaluation(tuple(singles), best, tuple(deliberated), {name: tuple(runs) for name, runs in sampled.items()})
+    samples = {name: tuple(runs) for name, runs in sampled.items()}
+    return Evaluation(tuple(singles), best, tuple(deliberated), samples, panel.left_out)
 
 
 async def _grown(
@@ -134,7 +135,7 @@ async def _grown(
 ) -> AsyncIterator[Ran]:
     """More and more samples, until their mean tokens reach `enough`."""
     for samples in sample_counts(most_samples):
-        ran = await runner.run(panel, sampling(strategy, best.model, samples))
+        ran = await runner.run(panel, sampling(strategy, best.seat, samples))
         yield ran
         if ran.mean_tokens >= enough:
             return

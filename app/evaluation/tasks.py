@@ -96,7 +96,7 @@ def read_tasks(name: str) -> TaskFile:
     path = POCKET_FILE if name == POCKET else Path(name)
     try:
         data = path.read_bytes()
-        lines = data.decode().splitlines()
+        lines = data.decode().split("\n")  # splitlines() would also split at what JSON allows inside strings
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}; --tasks takes a file or `{POCKET}`") from None
     except UnicodeDecodeError:

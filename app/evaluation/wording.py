@@ -29,12 +29,13 @@ def accuracy_of(ran: Ran) -> str:
     return f"{share(ran.accuracy)} ({span(ran.interval)})"
 
 
-def chosen_sentence(singles: Sequence[Ran], best: Ran) -> str:
-    """Which model the strategies and the samples are compared by, and why."""
+def chosen_sentence(singles: Sequence[Ran], best: Ran, left_out: Sequence[str] = ()) -> str:
+    """Which member the strategies and the samples are compared by, and why."""
+    tribunals = f" Not asked alone, being tribunals themselves: {', '.join(left_out)}." if left_out else ""
     return (
-        f"The best single member is {best.model}, {accuracy_of(best)}: of the {len(singles)} models that sit in this "
-        "tribunal, the one whose single answers were right most often in this run. The samples are its, too. It is "
-        "chosen by the same tasks, which favours it over the strategies."
+        f"The best single member is {best.seat.name}, {accuracy_of(best)}: of the {len(singles)} that were asked "
+        "alone, the one whose single answers were right most often in this run. The samples are its, too. It is "
+        f"chosen by the same tasks, which favours it over the strategies.{tribunals}"
     )
 
 
@@ -45,11 +46,11 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 
 def _against_best(comparison: Comparison) -> str:
-    name, best = comparison.ran.label, f"the best single member, {comparison.best.model}"
+    name, best = comparison.ran.label, f"the best single member, {comparison.best.seat.name}"
     return {
         "beats": f"{name} beats {best}, outside its confidence interval",
         "ahead": f"{name} is ahead of {best}, but not outside its confidence interval",
-        "level": f"{name} is level with {best}",
+        "level": f"{name} is level with {best}{few_note(comparison)}",
         "loses": f"{name} loses to {best}",
     }[comparison.standing]
 
@@ -63,8 +64,13 @@ def _figures(comparison: Comparison) -> str:
 
 
 def times(comparison: Comparison) -> str:
-    alone = comparison.best.mean_tokens
-    return f"{comparison.ran.mean_tokens / alone:.1f}" if alone else "?"
+    alone, together = comparison.best.mean_tokens, comparison.ran.mean_tokens
+    return f"{together / alone:.1f}" if alone and together else "?"
+
+
+def few_note(compared: Comparison | Rival) -> str:
+    """That a level standing may be for want of tasks."""
+    return "; the tasks are too few to tell more" if compared.few and compared.standing == "level" else ""
 
 
 def _probability(p: float) -> str:
@@ -75,12 +81,12 @@ def _at_tokens(rival: Rival, ran: Ran) -> str:
     """One sentence on one baseline, with what it rests on where that is no run or no pair of runs."""
     if rival.baseline == "single":
         if rival.reach == "cheapest":
-            return f"Even one answer of that model costs more: {rival.tokens:,.0f} tokens to {ran.mean_tokens:,.0f}."
+            return f"Even one answer of that member costs more: {rival.tokens:,.0f} tokens to {ran.mean_tokens:,.0f}."
         return ""
     stands = {"ahead": "it is ahead of", "level": "it is level with", "loses": "it loses to"}[rival.standing]
     return (
-        f"At equal tokens ({ran.mean_tokens:,.0f}) {stands} {rival.baseline} of that model, {share(rival.accuracy)}"
-        f"{reach_note(rival)}: {points(rival.difference)} points ({points_span(rival.interval)})."
+        f"At equal tokens ({ran.mean_tokens:,.0f}) {stands} {rival.baseline} of that member, {share(rival.accuracy)}"
+        f"{reach_note(rival)}: {points(rival.difference)} points ({points_span(rival.interval)}){few_note(rival)}."
     )
 
 

@@ -72,7 +72,8 @@ RESULT: JsonDict = {
              "times_tokens": 1.0, "times_seconds": 1.0},
     "seconds": 0.5,
 }  # fmt: skip
-CARDS = {"object": "list", "data": [{"name": "default", "model": "tribunal", "ready": True}]}
+SPEC = {"strategy": "council", "members": [{"model": "llama-3.2-3b"}, {"model": "llama-3.1-8b"}], "rounds": 1}
+CARDS = {"object": "list", "data": [{"name": "default", "model": "tribunal", "ready": True, "spec": SPEC}]}
 INLINE = {
     "question": "Where do the llamas sleep?",
     "config": {"members": ["llama-3.2-3b", "llama-3.1-8b"], "rounds": 2},

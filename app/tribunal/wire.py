@@ -137,7 +137,10 @@ class TribunalReply(BaseModel):
     stopped: dict[str, str] = Field(description="Why it deliberated no longer: reason, detail.")
     ranking: list[RankedReply]
     scores: list[ReviewReply]
-    dissent: list[dict[str, Any]] = Field(description="Who preferred another answer, and why.")
+    dissent: list[dict[str, Any]] = Field(
+        description="Drafts other than the leading one (`members`, `text`, `points`), and reviewers who preferred "
+        "another (`reviewer`, `preferred`: whose)."
+    )
     absent: list[AbsenceReply]
     abstained: list[AbstentionReply]
     trace: list[StepReply]
@@ -151,6 +154,10 @@ class TribunalCard(BaseModel):
     model: str = Field(description="The virtual model under which it answers /v1/chat/completions.")
     ready: bool
     reason: str | None = Field(None, description="Why it is not ready.")
+    spec: dict[str, Any] = Field(
+        description="The tribunal's configuration as a profile has it, defaults filled in. It has the members' and the "
+        "chair's `system` messages, too: what an operator writes into a profile's tribunals is not secret."
+    )
 
 
 class TribunalList(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from deployments.tribunal.service import TribunalAsk
 from deployments.tribunal.terms import FindModel, Terms
 from deployments.tribunal.tribunal import wording_of
 
-INLINE = "inline"
+INLINE = "(inline)"
 """How a tribunal without a name is called."""
 Status = Callable[[str], Awaitable[ModelStatus]]
 """State of the base model behind a served id. Raises ServingError where there is none."""
@@ -50,7 +49,6 @@ class Admission:
         self, specs: Mapping[str, TribunalSpec], known: Mapping[str, int], models: FindModel, status: Status
     ) -> None:
         self._specs, self._known, self._models, self._status = dict(specs), known, models, status
-        self._rates = TokenRates()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,10 +61,11 @@ class Admission:
     async def admit(self, ask: TribunalAsk) -> Admitted:
         """Raises BadRequest with the field, or NotReady."""
         name, spec = self._spec(ask)
+        spec = bounded(spec, ask.budget_tokens)
         where = "config" if ask.config is not None else "tribunal"
         self._check_members(name, spec, where)
         self._check_budget(ask, spec)
-        absent = await self._absent(spec)
+        absent = await self._absent(spec, {})
         if problem := _cannot_sit(spec, absent):
             raise NotReady(f"{problem[1]}.", f"{where}.{problem[0]}" if where == "config" else where)
         return Admitted(name, self._terms(ask, spec), absent)
@@ -75,13 +74,19 @@ class Admission:
         """Why the named tribunal could not sit now, if it could not."""
         if name not in self._specs:
             raise UnknownModel(virtual_id(name), tuple(virtual_id(known) for known in self.names))
-        spec = self._specs[name]
-        problem = _cannot_sit(spec, await self._absent(spec))
-        return problem[1] if problem else None
+        return await self._missing(name, {})
+
+    async def _missing(self, name: str, asked: dict[str, str | None]) -> str | None:
+        """asked: what was found of other tribunals, since many may sit in many."""
+        if name not in asked:
+            spec = self._specs[name]
+            problem = _cannot_sit(spec, await self._absent(spec, asked))
+            asked[name] = problem[1] if problem else None
+        return asked[name]
 
     def _terms(self, ask: TribunalAsk, spec: TribunalSpec) -> Terms:
         return Terms(
-            ask.messages, spec, wording_of(spec), self._models, self._rates, seed=ask.seed, max_tokens=ask.max_tokens,
+            ask.messages, spec, wording_of(spec), self._models, TokenRates(), seed=ask.seed, max_tokens=ask.max_tokens,
             priority=ask.priority, deltas=ask.deltas, contexts=self._known,
         )  # fmt: skip
 
@@ -104,14 +109,14 @@ class Admission:
                     f"{place}: there is no model {member.model[:96]!r} that chats; there are {known}.",
                     f"{where}.{place}.model" if where == "config" else where,
                 )
-        if way := loop(name, spec, self._specs):
+        if way := loop(None if name == INLINE else name, spec, self._specs):
             raise BadRequest(f"members: the tribunal asks itself: {' -> '.join(way)}.", f"{where}.members")
 
     def _check_budget(self, ask: TribunalAsk, spec: TribunalSpec) -> None:
         budget = spec.stop.budget_tokens
         if budget is None:
             return
-        prompt = min(self._rates.estimate(member.model, ask.messages) for member in spec.seats)
+        prompt = TokenRates().estimate(spec.members[0].model, ask.messages)
         least = min(LEAST_ANSWER, ask.max_tokens or LEAST_ANSWER, spec.max_tokens)
         if budget < prompt + least:
             raise BadRequest(
@@ -120,16 +125,15 @@ class Admission:
                 "config.stop.budget_tokens",
             )
 
-    async def _absent(self, spec: TribunalSpec) -> dict[str, str]:
+    async def _absent(self, spec: TribunalSpec, asked: dict[str, str | None]) -> dict[str, str]:
         """Who does not answer now, by label, and why."""
-        seats = {member.label: member for _, member in _seats(spec)}
-        reasons = await asyncio.gather(*(self._away(member) for member in seats.values()))
-        return {label: reason for label, reason in zip(seats, reasons, strict=True) if reason}
+        reasons = {member.label: await self._away(member, asked) for _, member in _seats(spec)}
+        return {label: reason for label, reason in reasons.items() if reason}
 
-    async def _away(self, member: Member) -> str | None:
+    async def _away(self, member: Member, asked: dict[str, str | None]) -> str | None:
         inner = tribunal_name(member.model)
         if inner is not None:
-            return await self.missing(inner)
+            return await self._missing(inner, asked)
         try:
             status = await self._status(member.model)
         except ServingError as error:
@@ -176,6 +180,14 @@ def _validated(config: Mapping[str, Any]) -> TribunalSpec:
         place = ".".join(("config", *(str(part) for part in first["loc"])))
         message = first["msg"].removeprefix("Value error, ")
         raise BadRequest(f"{place[:128]}: {message}", place[:128]) from None
+
+
+def bounded(spec: TribunalSpec, budget_tokens: int | None) -> TribunalSpec:
+    """The spec with a budget of at most so many tokens."""
+    if budget_tokens is None:
+        return spec
+    least = min(budget_tokens, spec.stop.budget_tokens or budget_tokens)
+    return spec.model_copy(update={"stop": spec.stop.model_copy(update={"budget_tokens": least})})
 
 
 async def always_ready(model: str) -> ModelStatus:

@@ -9,12 +9,12 @@ from typing import Any
 
 LEAST_ANSWER = 16
 """An answer cut shorter than this many tokens is worth nothing."""
-TOKENS_PER_CHARACTER = 0.3
-"""At least: English has about 0.25, small vocabularies and other scripts more."""
+TOKENS_PER_BYTE = 0.3
+"""At least, of UTF-8: English has about 0.25, small vocabularies more."""
 TEMPLATE = 32
 """What a chat template puts around a prompt."""
 TELLING = 200
-"""Characters from which on a prompt says something about the rate; in a shorter one the template is most of it."""
+"""Bytes from which on a prompt says something about the rate; in a shorter one the template is most of it."""
 
 
 class OutOfBudget(Exception):
@@ -23,21 +23,22 @@ class OutOfBudget(Exception):
 
 @dataclass
 class TokenRates:
-    """Tokens per character of each model's prompts, as its engine last counted them; rather too many than too few."""
+    """Tokens per byte of each model's prompts, the most that its engine has counted; rather too many than too few."""
 
     seen: dict[str, float] = field(default_factory=dict)
 
     def estimate(self, model: str, messages: Sequence[dict[str, Any]]) -> int:
-        return ceil(characters(messages) * self.seen.get(model, TOKENS_PER_CHARACTER)) + TEMPLATE
+        return ceil(size(messages) * self.seen.get(model, TOKENS_PER_BYTE)) + TEMPLATE
 
     def learn(self, model: str, messages: Sequence[dict[str, Any]], prompt_tokens: int) -> None:
         if prompt_tokens:
-            rate = (prompt_tokens - TEMPLATE) / max(characters(messages), TELLING)
-            self.seen[model] = max(rate, TOKENS_PER_CHARACTER)
+            rate = (prompt_tokens - TEMPLATE) / max(size(messages), TELLING)
+            self.seen[model] = max(rate, self.seen.get(model, TOKENS_PER_BYTE))
 
 
-def characters(messages: Sequence[dict[str, Any]]) -> int:
-    return sum(len(str(message["content"])) for message in messages)
+def size(messages: Sequence[dict[str, Any]]) -> int:
+    """Bytes of UTF-8."""
+    return sum(len(str(message["content"]).encode(errors="replace")) for message in messages)
 
 
 @dataclass

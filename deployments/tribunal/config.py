@@ -5,7 +5,7 @@ Durations are seconds, budgets tokens (prompt and answer, over all calls of one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,6 +25,7 @@ SAMPLING: frozenset[Strategy] = frozenset({"best_of_n", "self_consistency"})
 TribunalName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Weight = Annotated[float, Field(gt=0, le=1000)]
 Criterion = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[^,#\x00-\x1f\x7f]{1,100}$")]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -32,7 +33,7 @@ class Member(Section):
     """Who sits in a tribunal. `model` is a served id, or another tribunal as PREFIX/NAME."""
 
     model: str = Field(min_length=1, max_length=200)
-    name: Short | None = Field(None, description="In the trace; the model's id if unset.")
+    name: Name | None = Field(None, description="In the trace; the model's id if unset.")
     role: Short | None = Field(None, description='What it is to look at, for example "a sceptical statistician".')
     system: str | None = Field(None, min_length=1, max_length=20_000, description="A system message of its own.")
     temperature: float | None = Field(None, ge=0, le=2, description="The tribunal's if unset.")
@@ -55,7 +56,7 @@ class StopRules(Section):
     """When a tribunal has deliberated enough."""
 
     consensus: float | None = Field(1.0, gt=0.5, le=1, description="Share of drafts that agree; null never stops.")
-    leader: bool = Field(True, description="Leave out the reviews that cannot change who leads.")
+    leader: bool = Field(True, description="Stop when no review to come can change who leads.")
     budget_tokens: int | None = Field(None, ge=1, le=10_000_000)
     deadline_s: float = Field(120, gt=0, le=3600, description="Then the best draft so far is the answer.")
     patience_s: float | None = Field(None, gt=0, description="For those behind, once a quorum has drafted.")
@@ -155,18 +156,20 @@ def tribunal_name(model: str) -> str | None:
     return model.removeprefix(f"{PREFIX}/") if model.startswith(f"{PREFIX}/") else None
 
 
-def loop(name: str, spec: TribunalSpec, known: dict[str, TribunalSpec]) -> list[str]:
+def loop(name: str | None, spec: TribunalSpec, known: Mapping[str, TribunalSpec]) -> list[str]:
     """The way from a tribunal over its members back to itself or round in a circle, or [] if there is none."""
-    return _loop([name], spec, known)
+    return _loop([name] if name else [], spec, known, set())
 
 
-def _loop(way: list[str], spec: TribunalSpec, known: dict[str, TribunalSpec]) -> list[str]:
+def _loop(way: list[str], spec: TribunalSpec, known: Mapping[str, TribunalSpec], sound: set[str]) -> list[str]:
+    """sound: tribunals from which no way leads into a circle."""
     for member in spec.seats:
         inner = tribunal_name(member.model)
-        if inner is None:
-            continue
         if inner in way:
             return [*way, inner]
-        if inner in known and (found := _loop([*way, inner], known[inner], known)):
+        if inner is None or inner not in known or inner in sound:
+            continue
+        if found := _loop([*way, inner], known[inner], known, sound):
             return found
+        sound.add(inner)
     return []

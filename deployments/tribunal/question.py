@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from deployments.errors import BadRequest
@@ -23,7 +24,7 @@ def plain_messages(messages: object) -> tuple[dict[str, Any], ...]:
 
 
 def _plain(message: object, place: str) -> dict[str, Any]:
-    if not isinstance(message, dict):
+    if not isinstance(message, Mapping):
         raise BadRequest(f"{place}: an object with role and content is wanted.", place)
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
@@ -42,6 +43,6 @@ def _text(content: object, place: str) -> str:
 
 
 def _part(part: object, place: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     raise BadRequest(f"{place}: a tribunal takes text parts only.", place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from deployments.chat import ChatReply, Usage
-from deployments.errors import ServingError
+from deployments.errors import BadRequest, Overloaded, ServingError
 from deployments.tribunal.events import EventType
 from deployments.tribunal.result import Step, usage_json
 from deployments.tribunal.terms import Call, Said
@@ -20,14 +20,17 @@ class Record(Generic[T]):
     """Makes one call's Step of what came of it."""
 
     def __init__(self, session: Session, call: Call[T], number: int, started_s: float) -> None:
-        self._session, self._call, self._number, self._started_s = session, call, number, started_s
+        self._session, self._call, self.number, self._started_s = session, call, number, started_s
         self._text, self._usage, self._retried = "", Usage(), False
 
     def add(self, reply: ChatReply, *, retried: bool) -> None:
         self._text, self._retried = reply.text, retried
+        self.took(reply.usage)
+
+    def took(self, more: Usage) -> None:
+        """Tokens of an attempt; of one that broke off, an estimate."""
         self._usage = Usage(
-            self._usage.prompt_tokens + reply.usage.prompt_tokens,
-            self._usage.completion_tokens + reply.usage.completion_tokens,
+            self._usage.prompt_tokens + more.prompt_tokens, self._usage.completion_tokens + more.completion_tokens
         )
 
     def heard(self, said: Said[T]) -> Said[T]:
@@ -43,22 +46,25 @@ class Record(Generic[T]):
         self._session.emit(done, {**self._told(step), "abstained": True})
 
     def failed(self, error: ServingError) -> None:
+        """A full queue, or a question that the model refuses, is no reason to ask it no more; but who drafts nothing
+        is missed.
+        """
         self._session.failures.append(error)
         self._step(failed=error.message)
-        self._session.leave(self._call, self._number, error.message)
+        if self._call.kind == "draft" or not isinstance(error, Overloaded | BadRequest):
+            self._session.leave(self._call, self.number, error.message)
 
     def unpaid(self) -> None:
         self._step(failed="the budget does not pay for it")
         self._session.stop("budget", f"{self._session.terms.spec.stop.budget_tokens} tokens do not pay for more")
 
     def cancelled(self) -> None:
-        """What it took until then is not known."""
         self._step(failed="cancelled")
 
     def _step(self, **more: Any) -> Step:
         session, call = self._session, self._call
         step = Step(
-            self._number, call.kind, session.round, call.name, call.member.model, self._started_s,
+            self.number, call.kind, session.round, call.name, call.member.model, self._started_s,
             session.seconds - self._started_s, self._text, self._usage, retried=self._retried, **more,
         )  # fmt: skip
         session.steps.append(step)

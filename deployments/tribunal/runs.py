@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from deployments.errors import BadRequest, Cancelled, ServingError, UnknownRun
+from deployments.errors import BadRequest, Cancelled, Overloaded, ServingError, UnknownRun
 from deployments.tribunal.admission import Admission, Admitted
 from deployments.tribunal.events import Event, EventType
 from deployments.tribunal.result import Result
@@ -19,23 +19,36 @@ from deployments.tribunal.tribunal import hold, tell_answer
 
 log = logging.getLogger("corral.tribunal")
 KEEP_S = 300
-KEEP_EVENTS = 200_000
+KEEP_CHARACTERS = 64 << 20
+LIVE = 256
+"""Most runs at once."""
+UNHEARD = 32
+"""Most of them that go on while nobody listens; one more that is left is stopped."""
 
 
 class Run:
     """One run and its events. It ends when nobody has listened for `linger_s`."""
 
-    def __init__(self, linger_s: float) -> None:
+    def __init__(self, linger_s: float, may_linger: Callable[[], bool] = lambda: True) -> None:
         self.id = f"tri-{uuid.uuid4().hex}"
         self.events: list[dict[str, Any]] = []
         self.result: Result | None = None
         self.error: ServingError | None = None
         self.ended_at: float | None = None
-        self._linger_s, self._listeners = linger_s, 0
+        self._linger_s, self._may_linger, self._listeners = linger_s, may_linger, 0
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._answer = ""
+        self.characters = 0
+
+    @property
+    def live(self) -> bool:
+        return self.ended_at is None
+
+    @property
+    def unheard(self) -> bool:
+        return self.live and not self._listeners
 
     def start(self, admitted: Admitted, ended: Callable[[Run], None]) -> None:
         self._task = asyncio.create_task(self._hold(admitted))
@@ -68,7 +81,7 @@ class Run:
     async def _left(self) -> None:
         if self._listeners or self.ended_at is not None or self._task is None:
             return
-        if self._linger_s:
+        if self._linger_s and self._may_linger():
             self._farewell = asyncio.get_running_loop().call_later(self._linger_s, self._task.cancel)
         else:
             await self.stop()
@@ -97,7 +110,17 @@ class Run:
         if kind is EventType.ANSWER_DELTA:
             self._answer += str(data["text"])
         self.events.append(Event(self.id, len(self.events) + 1, kind, data).envelope())
+        self.characters += 200 + _length(data)
         self._told.set()
+
+
+def _length(told: Any) -> int:
+    """About how many characters it holds."""
+    if isinstance(told, Mapping):
+        return sum(map(_length, told.values()))
+    if isinstance(told, list | tuple):
+        return sum(map(_length, told))
+    return len(told) if isinstance(told, str) else 8
 
 
 def _problem(error: ServingError) -> dict[str, Any]:
@@ -108,8 +131,8 @@ def _problem(error: ServingError) -> dict[str, Any]:
 class LocalTribunals:
     """Implements service.Tribunals."""
 
-    def __init__(self, admission: Admission, keep_s: float = KEEP_S, keep_events: int = KEEP_EVENTS) -> None:
-        self._admission, self._keep_s, self._keep_events = admission, keep_s, keep_events
+    def __init__(self, admission: Admission, keep_s: float = KEEP_S, keep_characters: int = KEEP_CHARACTERS) -> None:
+        self._admission, self._keep_s, self._keep_characters = admission, keep_s, keep_characters
         self._runs: dict[str, Run] = {}
 
     @property
@@ -148,11 +171,20 @@ class LocalTribunals:
 
     async def _begun(self, ask: TribunalAsk) -> Run:
         admitted = await self._admission.admit(ask)
-        self._forget()
-        run = Run(ask.linger_s)
+        self._check_room()
+        run = Run(ask.linger_s, lambda: sum(run.unheard for run in self._runs.values()) <= UNHEARD)
         self._runs[run.id] = run
-        run.start(admitted, lambda _: self._forget())
+        run.start(admitted, self._ended)
         return run
+
+    def _check_room(self) -> None:
+        """Raises Overloaded."""
+        if sum(run.live for run in self._runs.values()) >= LIVE:
+            raise Overloaded("The tribunal has too many runs at work.", 5)
+
+    def _ended(self, _: Run) -> None:
+        self._forget()
+        asyncio.get_running_loop().call_later(self._keep_s + 1, self._forget)
 
     def _kept(self, run_id: str) -> Run:
         self._forget()
@@ -164,8 +196,8 @@ class LocalTribunals:
         """Drop what ended too long ago, and the oldest where there is too much."""
         now = time.monotonic()
         ended = [run for run in self._runs.values() if run.ended_at is not None]
-        total = sum(len(run.events) for run in ended)
+        total = sum(run.characters for run in ended)
         for run in sorted(ended, key=lambda run: run.ended_at or 0):
-            if total > self._keep_events or now - (run.ended_at or now) > self._keep_s:
-                total -= len(run.events)
+            if total > self._keep_characters or now - (run.ended_at or now) > self._keep_s:
+                total -= run.characters
                 del self._runs[run.id]

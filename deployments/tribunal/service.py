@@ -30,6 +30,7 @@ class TribunalAsk:
     messages: OpenAI message dicts with text, oldest first; the last one is the user's.
     tribunal: name of one of the profile's; with None and no config it is `default`.
     config:   keys of config.TribunalSpec; over the named tribunal's where one is named, else the whole spec.
+    budget_tokens: bound of all calls together, where it is less than the spec's.
     max_tokens: bound of the answer and of each draft, where it is less than the spec's.
     priority: vLLM's scheduling priority of every call.
     deltas:   whether drafts are told piece by piece.
@@ -44,6 +45,7 @@ class TribunalAsk:
     priority: int = 0
     deltas: bool = False
     linger_s: float = 0
+    budget_tokens: int | None = None
 
 
 class Tribunals(Protocol):

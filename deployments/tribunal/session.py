@@ -23,6 +23,11 @@ from deployments.tribunal.terms import Call, Emit, Said, Terms
 from deployments.tribunal.wording import Unparsed
 
 T = TypeVar("T")
+AT_ONCE = 32
+"""Calls of one sitting that are with the engines at the same time."""
+CALLS = 1000
+"""Most calls of one sitting."""
+CUT_SHORT = frozenset({"budget", "deadline", "calls"})
 BUSY_S = (0.25, 0.5, 1.0)
 """Seconds between the attempts at a model whose queue is full."""
 SPOKEN: frozenset[Kind] = frozenset({"draft", "critique", "revision", "synthesis"})
@@ -42,6 +47,7 @@ class Session:
     round: int = 0
     _count: int = 0
     _began: float = field(init=False)
+    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.terms.spec.stop.budget_tokens)
@@ -61,8 +67,8 @@ class Session:
         return [member for member in members if member.label not in self.absent]
 
     def stop(self, reason: str, detail: str) -> None:
-        """Deliberate no longer. The first reason counts."""
-        if not self.stopped:
+        """Deliberate no longer. The first reason counts, but for one that cuts short what was still to be done."""
+        if not self.stopped or (reason in CUT_SHORT and self.stopped["reason"] not in CUT_SHORT):
             self.stopped = {"reason": reason, "detail": detail}
             self.emit(EventType.STOP_REASON, self.stopped)
 
@@ -91,6 +97,9 @@ class Session:
         others get from when it first is not None. Who is cancelled for being late is absent.
         """
         share = self.budget.share(len(calls), keep)
+        if self._count + len(calls) > CALLS:
+            self.stop("calls", f"a sitting has at most {CALLS} calls")
+            return
         numbers = range(self._count + 1, self._count + 1 + len(calls))
         self._count += len(calls)
         asked = [self._ask(call, number, share) for call, number in zip(calls, numbers, strict=True)]
@@ -120,7 +129,7 @@ class Session:
         record = Record(self, call, number, self.seconds)
         for attempt in (0, 1):
             try:
-                reply = await self._reply(call, number, attempt, share)
+                reply = await self._reply(call, record, attempt, share)
                 record.add(reply, retried=attempt > 0)
                 return record.heard(Said(call.prompt.parse(reply.text), call.member, number, reply.finish_reason))
             except Unparsed:
@@ -145,35 +154,51 @@ class Session:
         room = self.terms.contexts.get(call.member.model, prompt + call.max_tokens) - prompt
         return min(call.max_tokens, room) if room >= LEAST_ANSWER else call.max_tokens
 
-    async def _reply(self, call: Call[T], number: int, attempt: int, share: int | None) -> ChatReply:
+    async def _reply(self, call: Call[T], record: Record[T], attempt: int, share: int | None) -> ChatReply:
         model, messages = call.member.model, call.prompt.messages
         estimate = self.terms.rates.estimate(model, messages)
         if call.kind == "draft" and share is not None and share < estimate + min(call.max_tokens, LEAST_ANSWER):
             share = None  # one draft for all that is left is better than none
-        granted = self.budget.reserve(estimate, self._fitting(call, estimate), share)
-        used = 0
+        granted = self.budget.reserve(estimate, self._wanted(call, estimate), share)
+        pieces: list[str] = []
+        took = Usage()
         try:
-            reply = await self._in_turn(call, self._request(call, granted, number, attempt), number)
-            used = reply.usage.total_tokens
-            self.terms.rates.learn(model, messages, reply.usage.prompt_tokens)
+            reply = await self._in_turn(
+                call, self._request(call, granted, record.number, attempt), record.number, pieces
+            )
+            took = reply.usage
+            self.terms.rates.learn(model, messages, took.prompt_tokens)
             return reply
+        except (asyncio.CancelledError, EngineFailed):
+            took = Usage(estimate, len(pieces))
+            record.took(took)
+            raise
         finally:
-            self.budget.settle(estimate + granted, used)
+            self.budget.settle(estimate + granted, took.total_tokens)
 
-    async def _in_turn(self, call: Call[T], request: ChatRequest, number: int) -> ChatReply:
+    def _wanted(self, call: Call[T], prompt: int) -> int:
+        """Tokens of the answer: of a tribunal that is a member, all that its calls may take."""
+        if self.budget.limit is not None and tribunal_name(call.member.model) is not None:
+            return self.budget.limit
+        return self._fitting(call, prompt)
+
+    async def _in_turn(self, call: Call[T], request: ChatRequest, number: int, pieces: list[str]) -> ChatReply:
         """A full queue is waited out for a moment: it may be this sitting's own reviews that fill it."""
-        for wait_s in BUSY_S:
-            try:
-                return await self._answer(call, request, number)
-            except Overloaded:
-                await self.terms.sleep(wait_s)
-        return await self._answer(call, request, number)
+        async with self._gate:
+            for wait_s in BUSY_S:
+                try:
+                    return await self._answer(call, request, number, pieces)
+                except Overloaded:
+                    await self.terms.sleep(wait_s)
+            return await self._answer(call, request, number, pieces)
 
     def _request(self, call: Call[T], max_tokens: int, number: int, attempt: int) -> ChatRequest:
         terms = self.terms
         params: dict[str, Any] = {"max_tokens": max_tokens, **self._seed(number, attempt)}
         if tribunal_name(call.member.model) is not None:  # it has temperatures and schemas of its own
-            return ChatRequest(call.prompt.messages, params, terms.priority)
+            budget = {} if self.budget.limit is None else {"budget_tokens": max_tokens}
+            inner = {**params, "max_tokens": call.max_tokens, **budget}
+            return ChatRequest(call.prompt.messages, inner, terms.priority)
         params |= call.prompt.params
         drafting = call.kind in ("draft", "revision")
         params["temperature"] = terms.spec.temperature_of(call.member) if drafting else call.member.temperature or 0.0
@@ -185,24 +210,29 @@ class Session:
         seed = self.terms.seed
         return {} if seed is None else {"seed": (seed + 1009 * number + attempt) % (1 << 31)}
 
-    async def _answer(self, call: Call[T], request: ChatRequest, number: int) -> ChatReply:
+    async def _answer(self, call: Call[T], request: ChatRequest, number: int, pieces: list[str]) -> ChatReply:
+        """pieces: gets what comes, as it comes."""
         model = await self.terms.models(call.member.model)
-        if not self._streamed(call.kind):
+        if not self._streamed(call):
             return await model.chat(request)
-        pieces, usage, finish_reason = [], Usage(), None
+        usage, finish_reason, told = Usage(), None, ""
         stream: Any = model.stream(request)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
-                if delta.text:
-                    pieces.append(delta.text)
-                    self._piece(call, number, delta.text)
+                pieces.extend([delta.text] if delta.text else [])
+                if (said := "".join(pieces)).strip() and said != told:  # white space alone is no answer yet
+                    self._piece(call, number, said[len(told) :])
+                    told = said
         if finish_reason is None:
             raise EngineFailed(f"{call.member.model} broke off while answering.")
         return ChatReply("".join(pieces), call.member.model, finish_reason, usage)
 
-    def _streamed(self, kind: Kind) -> bool:
-        return self.terms.deltas and kind in SPOKEN and (kind != "synthesis" or self.terms.wording.answers_as_said)
+    def _streamed(self, call: Call[T]) -> bool:
+        """A tribunal that is a member is not: it may take back what it said."""
+        if not self.terms.deltas or call.kind not in SPOKEN or tribunal_name(call.member.model) is not None:
+            return False
+        return call.kind != "synthesis" or self.terms.wording.answers_as_said
 
     def _piece(self, call: Call[T], number: int, text: str) -> None:
         if call.kind == "synthesis":
@@ -215,8 +245,11 @@ class Session:
         self._away(call.member, Absence(call.name, call.member.model, number, reason))
 
     def _away(self, member: Member, absence: Absence) -> None:
-        if member.label not in self.absent:
-            self.absent[member.label] = absence
+        """One lost sample of a member that gives many is not the member's absence."""
+        sample = absence.member != member.label
+        key = absence.member if sample else member.label
+        if key not in self.absent:
+            self.absent[key] = absence
             self.emit(EventType.MEMBER_ABSENT, vars(absence))
 
 

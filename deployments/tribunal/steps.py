@@ -33,6 +33,8 @@ from deployments.tribunal.session import Session, first_refusal
 from deployments.tribunal.terms import Call, Said
 from deployments.tribunal.wording import Critique, Scores
 
+CLAIMS = 64
+"""Most statements of a draft that are critiqued one by one."""
 KEEP = 0.5
 """Share of the budget that a step leaves for the steps after it."""
 Review = dict[int, Scores]
@@ -49,6 +51,7 @@ class Bench:
     preferred: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Reviewer -> who wrote the draft that it put first."""
     ranked_by: ChosenBy = "vote"
+    _ranked_drafts: list[Draft] = field(default_factory=list)
     answer: str | None = None
     chosen_by: ChosenBy = "single"
     finish_reason: str = "stop"
@@ -128,7 +131,7 @@ class Bench:
         """Peers judge the drafts, unnamed and in an order of their own; the ranking is by Borda's count."""
         candidates = self.candidates()
         if len(candidates) < 2 or self.over:
-            self.count_votes()
+            self._rank_by_votes()
             return
         todo = {member: self._shown(member, candidates) for member in self._judges(reviewers)}
         reviews: dict[str, Review] = {}
@@ -184,7 +187,7 @@ class Bench:
 
     def _rank(self, candidates: Sequence[Candidate], reviews: dict[str, Review]) -> None:
         if not reviews:
-            self.count_votes()
+            self._rank_by_votes()
             return
         ballots = {name: self._ballot(review) for name, review in reviews.items()}
         points = borda(list(ballots.values()), len(candidates))
@@ -195,9 +198,14 @@ class Bench:
             name: candidates[max(ballot, key=lambda index: ballot[index])].members
             for name, ballot in ballots.items() if order[0] in ballot and max(ballot.values()) > ballot[order[0]]
         }  # fmt: skip
-        self.ranked_by = "borda"
+        self.ranked_by, self._ranked_drafts = "borda", self.drafts
         self.ranking = [Ranked(place, candidates[i].members, candidates[i].text, points[i], scores[i])
                         for place, i in enumerate(order, 1)]  # fmt: skip
+
+    def _rank_by_votes(self) -> None:
+        """But keep what reviews of the same drafts have come to."""
+        if self.ranked_by != "borda" or self._ranked_drafts != self.drafts:
+            self.count_votes()
 
     def count_votes(self) -> None:
         """Rank by how many drafts say the same."""
@@ -217,6 +225,8 @@ class Bench:
     async def critique(self, draft: Draft, critics: Sequence[Member]) -> list[list[Critique]]:
         """For each claim of the draft what the critics say; nothing of those who failed."""
         claims = self.wording.claims(draft.text)
+        if len(claims) > CLAIMS:
+            raise BadRequest(f"The draft makes {len(claims)} statements; at most {CLAIMS} can be mended.", "messages")
         present = self._judges(critics)
         calls = [
             Call(critic, self.wording.critique(self.question, claim, critic), "critique", self.spec.review_max_tokens)
@@ -247,7 +257,7 @@ class Bench:
         heard = await self.session.all(calls, keep)
         now = {call.name: _draft(said, call.name) for call, said in zip(calls, heard, strict=True) if said}
         self.drafts = [now.get(draft.member, draft) for draft in self.drafts]
-        self.count_votes()
+        self._rank_by_votes()
 
     def _others(self, member: Member) -> list[str]:
         others = [draft.text for draft in self.drafts if draft.member != member.label]

@@ -18,18 +18,29 @@ class TraceText:
 
     Drafts are told when they are whole, for those of several members are written at the same time.
     Ranking and stop are told once, in this order, when the answer begins: until then they may change.
+
+    complete: nothing is told any more, and the answer may be. It begins when a synthesis speaks, else with the
+    result. Where a synthesis was tried, a ranking is told only if a round led to it: that of the first drafts alone
+    is known too late.
     """
 
     def __init__(self) -> None:
         self._ranking = self._stop = ""
-        self._told: set[str] = set()
+        self._synthesis = self._round = self.complete = False
 
     def of(self, envelope: Mapping[str, Any]) -> str:
         """What this event adds; "" if nothing."""
+        return "" if self.complete else self._told(envelope)
+
+    def _told(self, envelope: Mapping[str, Any]) -> str:
         match envelope["type"]:
+            case EventType.STEP_STARTED:
+                self._synthesis |= _is_synthesis(envelope)
             case EventType.DRAFT_DONE:
+                self._round |= envelope["kind"] == "revision"
                 return draft_text(envelope)
             case EventType.REVIEW_DONE:
+                self._round = True
                 return review_text(envelope)
             case EventType.MEMBER_ABSENT:
                 return f"{envelope['member']} was absent: {envelope['reason']}\n\n"
@@ -37,17 +48,18 @@ class TraceText:
                 self._ranking = ranking_text(envelope["ranking"])
             case EventType.STOP_REASON:
                 self._stop = stop_text(envelope)
-            case EventType.ANSWER_DELTA:
-                return self._once(ranking=self._ranking, stop=self._stop) if self._ranking else ""
+            case EventType.ANSWER_DELTA if self._synthesis:
+                return self._end()
             case EventType.RESULT:
                 result = envelope["result"]
-                return self._once(ranking=ranking_text(result["ranking"]), stop=stop_text(result["stopped"]))
+                self._ranking, self._stop = ranking_text(result["ranking"]), stop_text(result["stopped"])
+                self._synthesis |= any(map(_is_synthesis, result["trace"]))
+                return self._end()
         return ""
 
-    def _once(self, **texts: str) -> str:
-        new = {name: text for name, text in texts.items() if text and name not in self._told}
-        self._told |= new.keys()
-        return "".join(new.values())
+    def _end(self) -> str:
+        self.complete = True
+        return (self._ranking if self._round or not self._synthesis else "") + self._stop
 
 
 def trace_text(result: Mapping[str, Any]) -> str:
@@ -107,6 +119,10 @@ def _events(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     absent = [{**absence, "type": EventType.MEMBER_ABSENT} for absence in result["absent"]]
     yield from sorted([*steps, *absent], key=lambda told: (ended.get(told["step"], 0.0), told["step"]))
     yield {"type": EventType.RESULT, "result": result}
+
+
+def _is_synthesis(step: Mapping[str, Any]) -> bool:
+    return bool(step.get("kind") == "synthesis")
 
 
 def _is_review(step: Mapping[str, Any]) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
-from deployments.errors import BadRequest, EngineFailed
+from deployments.errors import BadRequest, EngineFailed, NotReady
 from deployments.tribunal.config import virtual_id
 from deployments.tribunal.events import EventType
 from deployments.tribunal.question import plain_messages
@@ -27,7 +27,7 @@ NEUTRAL: Mapping[str, object] = {
 
 
 class Parameters(BaseModel):
-    """The OpenAI parameters that a tribunal takes."""
+    """The OpenAI parameters that a tribunal takes, and one of its own: the tokens of all its calls."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -35,6 +35,7 @@ class Parameters(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1, le=131_072)
     temperature: float | None = Field(None, ge=0, le=2)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    budget_tokens: int | None = Field(None, ge=1)
 
 
 class TribunalModel:
@@ -48,28 +49,39 @@ class TribunalModel:
         return virtual_id(self._name)
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        result = await self._tribunals.run(self.ask(request))
+        ask = self.ask(request)
+        with _in_terms_of_chat(ask):
+            result = await self._tribunals.run(ask)
         return ChatReply(
             result["answer"], self.model_id, result["finish_reason"], _usage(result), reasoning=trace_text(result)
         )
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
-        trace, answer = TraceText(), ""
-        told: Any = self._tribunals.events(self.ask(request, deltas=True))
-        async with aclosing(told) as envelopes:
+        ask = self.ask(request, deltas=True)
+        trace, answer, passed_on = TraceText(), "", ""
+        async with aclosing(self._told(ask)) as envelopes:
             async for envelope in envelopes:
-                if envelope["type"] == EventType.ERROR:
-                    raise failure_of(envelope["error"])
                 if reasoning := trace.of(envelope):
                     yield ChatDelta(reasoning=reasoning)
-                before, answer = answer, _answer(envelope, answer)
-                if answer != before:
-                    yield ChatDelta(answer.removeprefix(before) if answer.startswith(before) else f"\n\n{answer}")
+                answer = _answer(envelope, answer)
+                if trace.complete and answer != passed_on:
+                    yield ChatDelta(_rest(answer, passed_on))
+                    passed_on = answer
                 if envelope["type"] == EventType.RESULT:
                     result = envelope["result"]
                     yield ChatDelta(finish_reason=result["finish_reason"], usage=_usage(result))
                     return
         raise EngineFailed("The tribunal broke off without a result.")
+
+    async def _told(self, ask: TribunalAsk) -> AsyncGenerator[dict[str, Any], None]:
+        """The envelopes up to the result; a failure is raised."""
+        told: Any = self._tribunals.events(ask)
+        with _in_terms_of_chat(ask):
+            async with aclosing(told) as envelopes:
+                async for envelope in envelopes:
+                    if envelope["type"] == EventType.ERROR:
+                        raise failure_of(envelope["error"])
+                    yield envelope
 
     def ask(self, request: ChatRequest, *, deltas: bool = False) -> TribunalAsk:
         """Raises BadRequest for what a tribunal does not take."""
@@ -82,6 +94,7 @@ class TribunalModel:
             seed=given.seed,
             priority=request.priority,
             deltas=deltas,
+            budget_tokens=given.budget_tokens,
         )
 
 
@@ -99,6 +112,35 @@ def parameters(params: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadRequest(f"{first['loc'][0]}: {first['msg']}", str(first["loc"][0])) from None
+
+
+@contextmanager
+def _in_terms_of_chat(ask: TribunalAsk) -> Iterator[None]:
+    """Errors name a field of the chat request, which has no `config` and no `tribunal`."""
+    try:
+        yield
+    except (BadRequest, NotReady) as error:
+        if (param := _param(error, ask)) == error.param:
+            raise
+        raise type(error)(error.message, param) from error
+
+
+def _param(error: BadRequest | NotReady, ask: TribunalAsk) -> str | None:
+    whole = error.param or ""
+    if whole.split(".")[0] not in ("config", "tribunal"):
+        return error.param
+    if isinstance(error, BadRequest) and ask.config is not None and "temperature:" in error.message:
+        return "temperature"
+    if ask.budget_tokens is not None and whole.endswith(".budget_tokens"):
+        return "budget_tokens"
+    return "model"
+
+
+def _rest(answer: str, passed_on: str) -> str:
+    """What is to be passed on yet. Raises EngineFailed if the answer goes on otherwise: nothing can be taken back."""
+    if not answer.startswith(passed_on):
+        raise EngineFailed("The chair broke off while it wrote the answer; ask again.")
+    return answer.removeprefix(passed_on)
 
 
 def _answer(envelope: Mapping[str, Any], so_far: str) -> str:

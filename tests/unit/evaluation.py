@@ -10,19 +10,19 @@ from typing import Any
 import httpx
 
 from app.evaluation.compare import Ran
-from app.evaluation.contestants import Contestant, single
+from app.evaluation.contestants import Contestant, Seat, single
 from app.evaluation.outcomes import Outcome
 from app.evaluation.tasks import Task
+from deployments.tribunal.config import Member
 
 Answer = Callable[[dict[str, Any]], str]
 
 
 def ran(label: str, hits: str, tokens: int = 100, model: str | None = None, samples: int = 1) -> Ran:
     """A contestant whose outcomes are given as a row: 1 right, 0 wrong, x failed."""
+    sits = seat(model) if model else None
     made = (
-        single(model)
-        if model and samples == 1
-        else Contestant(label, "council", {"strategy": "council"}, model, samples)
+        single(sits) if sits and samples == 1 else Contestant(label, "council", {"strategy": "council"}, sits, samples)
     )
     return Ran(made, tuple(_outcome(made.label, index, hit, tokens) for index, hit in enumerate(hits)))
 
@@ -30,6 +30,10 @@ def ran(label: str, hits: str, tokens: int = 100, model: str | None = None, samp
 def _outcome(label: str, index: int, hit: str, tokens: int) -> Outcome:
     failed = "broken" if hit == "x" else None
     return Outcome(label, f"t{index}", hit == "1", "said", 0 if failed else tokens, 1, 0.5, failed=failed)
+
+
+def seat(model: str) -> Seat:
+    return Seat(model, Member(model=model))
 
 
 def questions(count: int, **fields: Any) -> tuple[Task, ...]:
@@ -52,6 +56,7 @@ class FakeService:
         self.verdicts: list[str] = []
         self.card: dict[str, Any] | None = None
         self.down = False
+        self.busy: list[httpx.Response] = []
         self.at_once = self.most_at_once = 0
 
     def client(self) -> httpx.AsyncClient:
@@ -62,6 +67,8 @@ class FakeService:
             raise httpx.ConnectError("refused")
         if request.method == "GET":
             return httpx.Response(200, json={"data": [self.card] if self.card else []})
+        if self.busy:
+            return self.busy.pop(0)
         body = json.loads(request.content)
         if request.url.path == "/v1/chat/completions":
             self.judged.append(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -70,7 +71,31 @@ def test_a_question_is_one_message_and_messages_stay_as_they_are() -> None:
     assert not asked.deltas
 
 
-@pytest.mark.parametrize("nothing", [[], ()])
-def test_nothing_to_answer_is_refused(nothing: list[Any]) -> None:
-    with pytest.raises(BadRequest):
-        ask_of(nothing, None, None, None, None)
+def test_messages_become_plain_text() -> None:
+    parts = [{"type": "text", "text": "where"}, MappingProxyType({"type": "text", "text": "is it?"})]
+    told = (MappingProxyType({"role": "developer", "content": "Be brief."}), {"role": "user", "content": parts})
+    plain = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "where\nis it?"})
+    assert ask_of(told, None, None, None, None).messages == plain
+
+
+@pytest.mark.parametrize(
+    ("question", "param"),
+    [
+        ([], "messages"),
+        ((), "messages"),
+        (None, "messages"),
+        ({"role": "user", "content": "where?"}, "messages"),
+        ("", "question"),
+        (" \n", "question"),
+        (["where?"], "messages.0"),
+        ([{"content": "where?"}], "messages.0.role"),
+        ([{"role": "tool", "content": "x"}, USER], "messages.0.role"),
+        ([USER, {"role": "assistant", "content": "there"}], "messages.1.role"),
+        ([{"role": "user", "content": " \n"}], "messages.0.content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "messages.0.content.0"),
+    ],
+)
+def test_what_a_tribunal_cannot_answer_is_refused(question: Any, param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        ask_of(question, None, None, None, None)
+    assert refused.value.param == param

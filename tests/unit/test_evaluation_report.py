@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from app.evaluation.compare import Evaluation, best_of, compared, neighbours
+from app.evaluation.compare import Evaluation, Ran, best_of, compared, neighbours
 from app.evaluation.plot import write_plot
 from app.evaluation.report import Report
 from tests.unit.evaluation import questions, ran
@@ -17,7 +18,7 @@ COUNT = 200
 ABOUT = {
     "command": "corral eval tribunal", "versions": {"python": "3.11"}, "seed": 0, "concurrency": 8, "judge": None,
     "tasks": {"file": "tasks.jsonl", "sha256": "0" * 64, "count": COUNT, "limit": None},
-    "tribunal": {"name": "default", "models": ["small", "large"], "spec": {}},
+    "tribunal": {"name": "default", "members": ["small", "large"], "models": ["small", "large"], "spec": {}},
 }  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def test_figures_of_a_contestant() -> None:
 
 def test_the_best_single_is_the_most_accurate_and_then_the_cheapest() -> None:
     singles = [ran("", "110", 9, "a"), ran("", "111", 50, "b"), ran("", "111", 40, "c"), ran("", "111", 40, "d")]
-    assert best_of(singles).model == "c"
+    assert best_of(singles).seat.name == "c"
+    assert best_of([ran("", "xx", 9, "a"), ran("", "00", 50, "b")]).seat.name == "b"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_at_equal_tokens_the_baseline_is_read_off_between_two_runs() -> None:
     assert sampled.difference == pytest.approx(0.10)
     assert sampled.standing == "ahead"
     assert refine.rivals[1].accuracy == pytest.approx((0.875 * 150 + 0.125 * 170) / 200)
-    assert refine.rivals[1].standing == "loses"
+    assert (refine.rivals[1].discordant, refine.rivals[1].standing) == (4, "level")  # 20 more differ by an eighth
     assert debate.rivals[1].standing == "loses"
     assert mixture.rivals[1].reach == "cheapest"
 
@@ -100,19 +102,92 @@ def test_standings_against_the_best_single() -> None:
 
 def test_the_sentences_say_it_plainly() -> None:
     chosen, council, refine, debate, mixture = report().sentences
-    assert chosen.startswith("The best single member is large, 70.0% (63.3 to 75.9%): of the 2 models")
+    assert chosen.startswith("The best single member is large, 70.0% (63.3 to 75.9%): of the 2 that were asked alone")
     assert council.startswith(
         "council beats the best single member, large, outside its confidence interval. It is right in 90.0%, against "
         "70.0% (63.3 to 75.9%); the difference is +20.0 points (paired, 95% interval +14.5 to +25.5; McNemar p "
-        "below 0.0001), at 4.0 times the tokens. At equal tokens (400) it is ahead of best_of_n of that model, "
+        "below 0.0001), at 4.0 times the tokens. At equal tokens (400) it is ahead of best_of_n of that member, "
         "80.0%: +10.0 points"
     )
     assert refine.startswith("refine is ahead of the best single member, large, but not outside its confidence")
     assert debate.startswith("debate is level with the best single member, large.")
-    assert "At equal tokens (200) it loses to best_of_n of that model, 75.0%: -5.0 points" in debate
+    assert "At equal tokens (200) it loses to best_of_n of that member, 75.0%: -5.0 points" in debate
     assert mixture.startswith("mixture loses to the best single member, large. It is right in 60.0%")
-    assert "Even one answer of that model costs more: 100 tokens to 90." in mixture
-    assert "it loses to best_of_n of that model, 70.0% (already its cheapest run costs more, 100)" in mixture
+    assert "Even one answer of that member costs more: 100 tokens to 90." in mixture
+    assert "it loses to best_of_n of that member, 70.0% (already its cheapest run costs more, 100)" in mixture
+
+
+@pytest.mark.parametrize(("count", "p"), [(1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625)])
+def test_a_handful_of_tasks_decides_nothing(count: int, p: float) -> None:
+    """All tasks differ alike, so that the bootstrap has no width."""
+    best = ran("", "0" * count, 100, "large")
+    sampled = (ran("best_of_n large n=2", "0" * count, 200, "large", 2),)
+    deliberated = (ran("council", "1" * count, 150),)
+    made = Evaluation((best,), best, deliberated, {"best_of_n": sampled})
+    (council,) = compared(made)
+    assert (council.interval.low, council.p, council.standing) == (1, p, "level")
+    assert [rival.standing for rival in council.rivals] == ["level", "level"]
+    sentence = Report(made, (council,), questions(count), ABOUT).sentences[1]
+    assert "level with the best single member, large; the tasks are too few to tell more." in sentence
+    assert "(+100.0 to +100.0); the tasks are too few to tell more." in sentence
+
+
+def test_six_tasks_that_all_differ_alike_do() -> None:
+    best = ran("", "0" * 6, 100, "large")
+    (council,) = compared(Evaluation((best,), best, (ran("council", "1" * 6, 150),), {}))
+    assert (council.p, council.standing, council.rivals[0].standing) == (0.03125, "beats", "ahead")
+    (other,) = compared(Evaluation((best,), best, (ran("council", "1" * 5 + "0", 150),), {}))
+    assert (other.interval.low > 0, other.standing) == (True, "level")
+
+
+@pytest.mark.parametrize(("differ", "standing"), [(5, "level"), (6, "ahead")])
+def test_between_two_runs_six_tasks_must_differ(differ: int, standing: str) -> None:
+    """That the last task differs by a quarter makes no seventh."""
+    best = ran("", "0" * 40, 100, "large")
+    sampled = (ran("best_of_n large n=2", "0" * 39 + "1", 200, "large", 2),)
+    council = ran("council", "1" * differ + "0" * (40 - differ), 125)
+    (found,) = compared(Evaluation((best,), best, (council,), {"best_of_n": sampled}))
+    rival = found.rivals[1]
+    assert (rival.p, rival.discordant, rival.few) == (None, differ, False)
+    assert rival.interval.low > 0
+    assert rival.standing == standing
+
+
+def test_runs_without_any_answer_are_no_cheap_end() -> None:
+    best = ran("", row(140), 100, "large")
+    broken = ran("best_of_n large n=2", "x" * COUNT, 0, "large", 2)
+    dear = ran("best_of_n large n=3", row(170), 300, "large", 3)
+    made = Evaluation((best,), best, (ran("council", row(150), 50),), {"best_of_n": (broken, dear)})
+    (council,) = compared(made)
+    assert (council.rivals[1].runs, council.rivals[1].reach) == (("single large",), "cheapest")
+
+
+def test_a_strategy_that_never_answers_has_no_tokens_to_compare_at() -> None:
+    best = ran("", row(140), 100, "large")
+    made = Evaluation((best,), best, (ran("council", "x" * COUNT),), {})
+    (council,) = compared(made)
+    assert (council.standing, council.rivals) == ("loses", ())
+    assert "at ? times the tokens." in Report(made, (council,), questions(COUNT), ABOUT).sentences[1]
+
+
+def test_answers_without_a_member_are_counted() -> None:
+    made = ran("council", row(180), 400)
+    missed = [replace(outcome, absent=2) for outcome in made.outcomes[:3]]
+    council = Ran(made.contestant, (*missed, *made.outcomes[3:]))
+    best = ran("", row(140), 100, "large")
+    evaluation = Evaluation((best,), best, (council,), {}, left_out=("inner",))
+    report = Report(evaluation, compared(evaluation), questions(COUNT), ABOUT)
+    head, _, line = report.accuracy_rows()
+    assert (head[-2:], line[-2:]) == (["failed", "absent"], ["0", "3"])
+    assert [each["absent"] for each in report.to_json()["contestants"]] == [0, 3]
+    assert report.sentences[0].endswith("Not asked alone, being tribunals themselves: inner.")
+
+
+def test_what_the_figures_rest_on_is_said() -> None:
+    text = report().markdown()
+    assert "a call that was cancelled counts by an estimate of its prompt" in text
+    assert "Its cheap end is the single answer, at temperature 0" in text
+    assert "at 0.7 if it has none or 0" in text
 
 
 def test_a_baseline_that_ends_before_is_marked() -> None:
@@ -120,13 +195,13 @@ def test_a_baseline_that_ends_before_is_marked() -> None:
     sampled = (ran("best_of_n large n=2", row(150), 200, "large", 2),)
     made = Evaluation((best,), best, (ran("council", row(160), 400),), {"best_of_n": sampled})
     sentence = Report(made, compared(made), questions(COUNT), ABOUT).sentences[1]
-    assert "best_of_n of that model, 75.0% (its dearest run costs less, 200): +5.0 points" in sentence
+    assert "best_of_n of that member, 75.0% (its dearest run costs less, 200): +5.0 points" in sentence
 
 
 def test_the_written_report(tmp_path: Path) -> None:
     report().write(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| council | 200 | 90.0% | 85.1 to 93.4% | 400 | 1.0 | 0.50 | 0.50 | 2.250 | 0 |" in text
+    assert "| council | 200 | 90.0% | 85.1 to 93.4% | 400 | 1.0 | 0.50 | 0.50 | 2.250 | 0 | 0 |" in text
     assert "| contestant | kind / of (200) |" in text
     assert "| mixture | 90 | 60.0% | single | 70.0% | -10.0 | -14.5 to -6.0 | loses |" in text
     assert "mixture loses to the best single member" in text

@@ -86,6 +86,13 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         read_tasks(str(tmp_path / "tasks.jsonl"))
 
 
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    text = "one\u2028two\u2029three\x85four"
+    lines = [json.dumps({**GOOD, "id": each, "question": text}, ensure_ascii=False) for each in "ab"]
+    (tmp_path / "tasks.jsonl").write_bytes("\r\n".join([*lines, "", ""]).encode())
+    assert [task.question for task in read_tasks(str(tmp_path / "tasks.jsonl")).tasks] == [text, text]
+
+
 def test_a_larger_limit_only_adds() -> None:
     tasks = questions(20)
     assert chosen(tasks, None, 3) == tasks

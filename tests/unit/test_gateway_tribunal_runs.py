@@ -173,3 +173,18 @@ def test_every_part_of_a_result_is_described(document: dict[str, Any]) -> None:
     assert set(schemas["TribunalReply"]["properties"]) == set(RESULT)
     assert set(schemas["StepReply"]["properties"]) >= {key for step in RESULT["trace"] for key in step}
     assert set(schemas["CostReply"]["properties"]) == set(RESULT["cost"])
+
+
+async def test_every_part_of_the_list_is_described_and_its_system_messages_are_said_to_be_there(
+    document: dict[str, Any],
+) -> None:
+    tribunals = FakeTribunals("quick", missing={"quick": "x"})
+    tribunals.specs["quick"] = {"members": [{"model": "a", "system": "You doubt."}]}
+    async with client_of(over(tribunals)) as client:
+        (card,) = (await client.get("/v1/tribunal")).json()["data"]
+    described = document["components"]["schemas"]["TribunalCard"]
+    assert set(described["properties"]) == set(card)
+    assert card["spec"] == tribunals.specs["quick"]
+    assert described["properties"]["spec"]["type"] == "object"
+    assert "`system` messages" in described["properties"]["spec"]["description"]
+    assert "spec" in described["required"]

@@ -179,15 +179,39 @@ def test_a_prompt_s_tokens_are_rather_guessed_too_many_and_learnt_from_longer_on
     rates.learn("a", long, 900)
     assert (rates.estimate("a", long), rates.estimate("b", long)) == (900, 300 + TEMPLATE)
     rates.learn("a", long, 100)
-    assert rates.estimate("a", long) == 300 + TEMPLATE
     rates.learn("a", (), 0)
+    assert rates.estimate("a", long) == 900
+    assert rates.estimate("b", ({"content": "\u4e2d" * 1000},)) == 900 + TEMPLATE
 
 
-async def test_what_a_model_s_prompts_cost_is_known_to_later_sittings() -> None:
+async def test_what_one_sitting_learns_of_tokens_costs_no_other_anything() -> None:
     of = admission()
     question = ({"role": "user", "content": "x" * 1000},)
     config = {"members": ["a"], "stop": {"budget_tokens": 400}}
-    admitted = await of.admit(asked(messages=question, config=config))
-    admitted.terms.rates.learn("a", ChatRequest(question).messages, 1000)
-    told, _ = await refused(of, messages=question, config=config)
-    assert "the question has about 1000" in told
+    for _ in range(2):
+        admitted = await of.admit(asked(messages=question, config=config))
+        admitted.terms.rates.learn("a", ChatRequest(question).messages, 1000)
+
+
+async def test_the_lesser_budget_counts() -> None:
+    of = admission()
+    config = {"members": ["a"], "stop": {"budget_tokens": 400}}
+    for more, budget in (({}, 400), ({"budget_tokens": 300}, 300), ({"budget_tokens": 900}, 400)):
+        assert (await of.admit(asked(config=config, **more))).terms.spec.stop.budget_tokens == budget
+
+
+async def test_tribunals_in_tribunals_are_looked_at_once_each() -> None:
+    looked = 0
+
+    async def status(model: str) -> ModelStatus:
+        nonlocal looked
+        looked += 1
+        return ModelStatus(model, ModelState.READY)
+
+    inner = {"members": ["a"]}
+    outer = {f"t{at}": {"members": [{"model": f"tribunal/t{at - 1}", "name": str(n)} for n in range(8)]}
+             for at in range(1, 9)}  # fmt: skip
+    specs = {name: TribunalSpec.model_validate(spec) for name, spec in {"t0": inner, **outer}.items()}
+    of = Admission(specs, {"a": 1000}, panel().find, status)
+    assert await of.missing("t8") is None
+    assert looked == 1

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, BadRequestError
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from app.services import Limits
-from deployments.errors import EngineFailed, NotReady, Overloaded
+from deployments.errors import BadRequest, EngineFailed, NotReady, Overloaded
 from deployments.tribunal.service import TribunalAsk
 from tests.unit.asgi import client_of, post, problem
 from tests.unit.fakes import FakeTribunals
@@ -160,6 +160,48 @@ async def test_what_fails_later_is_the_last_event_without_done(script: Any, code
     assert (response.status_code, last["error"]["code"]) == (200, code)
     assert before
     assert "[DONE]" not in response.text
+
+
+async def test_an_answer_that_is_replaced_after_its_beginning_ends_with_an_error() -> None:
+    begun = next(index for index, told in enumerate(SCRIPT) if told["type"] == "answer.delta") + 1
+    script = [*SCRIPT[:begun], {**SCRIPT[begun], "text": "On the hill.", "replaces": True}, *SCRIPT[begun + 1 :]]
+    async with client_of(over(FakeTribunals(script=script))) as client:
+        response = await client.post(CHAT, json={**ASKED, "stream": True})
+    *before, last = chunks(response.content)
+    assert last["error"] == {
+        "message": "The chair broke off while it wrote the answer; ask again.",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_failed",
+    }
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in before) == "In the corral,"
+    assert "[DONE]" not in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("more", "error", "param"),
+    [
+        ({"temperature": 0}, BadRequest("config: temperature: at 0 all samples are the same", "config"), "temperature"),
+        ({}, NotReady("The chair does not answer.", "config.chair"), "model"),
+    ],
+)
+async def test_an_error_names_a_field_of_the_chat_request(
+    more: dict[str, Any], error: BadRequest | NotReady, param: str, stream: bool
+) -> None:
+    async with client_of(over(FakeTribunals(refuses=error))) as client:
+        response = await client.post(CHAT, json={**ASKED, "stream": stream, **more})
+    assert (problem(response)["code"], problem(response)["param"]) == (error.reason, param)
+
+
+async def test_a_budget_of_tokens_reaches_the_tribunal() -> None:
+    tribunals = FakeTribunals()
+    async with client_of(over(tribunals)) as client:
+        taken = await client.post(CHAT, json={**ASKED, "budget_tokens": 900})
+        refused = await client.post(CHAT, json={**ASKED, "budget_tokens": 0})
+    assert taken.status_code == 200
+    assert tribunals.asks == [TribunalAsk((QUESTION,), "default", budget_tokens=900)]
+    assert (refused.status_code, problem(refused)["param"]) == (400, "budget_tokens")
 
 
 @pytest.mark.parametrize("stream", [False, True])

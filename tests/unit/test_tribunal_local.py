@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deployments.errors import BadRequest, EngineFailed, NoQuorum, ServingError, UnknownModel, UnknownRun
+from deployments.errors import BadRequest, EngineFailed, NoQuorum, Overloaded, ServingError, UnknownModel, UnknownRun
+from deployments.tribunal import runs
 from deployments.tribunal.runs import LocalTribunals
 from tests.unit.tribunal_fakes import Panel, asked, tribunals_over, trio
 from tests.waiting import eventually
@@ -223,8 +224,9 @@ async def test_a_run_is_forgotten_when_it_ended_too_long_ago() -> None:
 
 async def test_where_too_much_is_kept_the_oldest_run_is_forgotten_first() -> None:
     tribunals = tribunals_over(trio())
-    length = len(await envelopes(tribunals.events(asked())))
-    tribunals = tribunals_over(trio(), keep_events=2 * length + 1)
+    await tribunals.run(asked())
+    (length,) = (run.characters for run in tribunals._runs.values())
+    tribunals = tribunals_over(trio(), keep_characters=2 * length + length // 2)
     ids = [(await tribunals.run(asked()))["id"] for _ in range(4)]
     for run_id in ids[:2]:
         with pytest.raises(UnknownRun):
@@ -235,7 +237,7 @@ async def test_where_too_much_is_kept_the_oldest_run_is_forgotten_first() -> Non
 
 async def test_a_run_at_work_is_never_forgotten() -> None:
     panel = trio(holds=HOLD)
-    run_id, told = await started(tribunals := tribunals_over(panel, keep_s=0, keep_events=0), panel)
+    run_id, told = await started(tribunals := tribunals_over(panel, keep_s=0, keep_characters=0), panel)
     async with aclosing(tribunals.resume(run_id)) as again:
         assert (await anext(again))["seq"] == 1
     await told.aclose()
@@ -247,3 +249,30 @@ async def test_it_knows_its_tribunals_and_who_could_not_sit() -> None:
     assert await tribunals.missing("quick") is None
     with pytest.raises(UnknownModel):
         await tribunals.missing("nope")
+
+
+async def test_of_many_runs_that_are_left_to_go_on_only_some_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "UNHEARD", 2)
+    panel = trio(holds=HOLD)
+    tribunals = tribunals_over(panel)
+    for _ in range(5):
+        told = tribunals.events(asked(linger_s=60))
+        await anext(told)
+        await told.aclose()
+    await eventually(lambda: panel.running == 2 * 3)
+    for run in [run for run in tribunals._runs.values() if run.live]:
+        await run.stop()
+
+
+async def test_more_runs_than_there_is_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LIVE", 2)
+    panel = trio(holds=HOLD)
+    tribunals = tribunals_over(panel)
+    told = [tribunals.events(asked()) for _ in range(2)]
+    for each in told:
+        await anext(each)
+    with pytest.raises(Overloaded):
+        await tribunals.run(asked())
+    for each in told:
+        await each.aclose()
+    assert panel.running == 0

@@ -27,7 +27,8 @@ from deployments.tribunal.service import NoTribunals, TribunalAsk, failure_of
 from deployments.tribunal.trace_text import TraceText, trace_text
 from deployments.tribunal.virtual import TribunalModel
 from tests.unit.fakes import FakeTribunals
-from tests.unit.tribunal_script import ANSWER, FAILING, RESULT, SCRIPT, TRACE, Envelope, told
+from tests.unit.tribunal_fakes import asked, tribunals_over, trio
+from tests.unit.tribunal_script import ANSWER, FAILING, RESULT, SCRIPT, STOPPED, TRACE, Envelope, told
 
 QUESTION = {"role": "user", "content": "where?"}
 ASKED = ChatRequest((QUESTION,))
@@ -67,23 +68,73 @@ async def test_an_answer_that_was_not_told_in_pieces_comes_whole_with_the_result
     assert "".join(delta.reasoning for delta in deltas) == TRACE
 
 
+def spoken(*pieces: Mapping[str, Any]) -> tuple[Envelope, ...]:
+    """A synthesis in these pieces, and the result."""
+    return told(
+        (EventType.STOP_REASON, STOPPED),
+        (EventType.STEP_STARTED, {"step": 6, "kind": "synthesis"}),
+        *[(EventType.ANSWER_DELTA, piece) for piece in pieces],
+        (EventType.RESULT, {"result": RESULT}),
+    )
+
+
 @pytest.mark.parametrize(
     ("pieces", "rest"),
-    [(["In the corral,"], [" where else?"]), (["On the hill, I"], [f"\n\n{ANSWER}"]), ([ANSWER], [])],
+    [(["In the corral,"], [" where else?"]), (["In", " the corral,"], [" where else?"]), ([ANSWER], [])],
 )
 async def test_what_the_pieces_lack_comes_with_the_result(pieces: list[str], rest: list[str]) -> None:
-    script = told(
-        *[(EventType.ANSWER_DELTA, {"text": piece}) for piece in pieces], (EventType.RESULT, {"result": RESULT})
-    )
-    deltas = await streamed(FakeTribunals(script=script))
+    deltas = await streamed(FakeTribunals(script=spoken(*[{"text": piece} for piece in pieces])))
     assert [delta.text for delta in deltas if delta.text] == [*pieces, *rest]
 
 
-async def test_an_answer_that_begins_anew_stands_on_lines_of_its_own() -> None:
-    pieces: list[dict[str, Any]] = [{"text": "On the"}, {"text": ANSWER, "replaces": True}]
-    script = told(*[(EventType.ANSWER_DELTA, piece) for piece in pieces], (EventType.RESULT, {"result": RESULT}))
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"text": "On the"}, {"text": ANSWER, "replaces": True}],
+        [{"text": "On the"}, {"text": "", "replaces": True}, {"text": ANSWER}],
+        [{"text": "On the hill, I"}],
+    ],
+)
+async def test_an_answer_that_cannot_be_taken_back_is_a_failure(pieces: list[dict[str, Any]]) -> None:
+    tribunals = FakeTribunals(script=spoken(*pieces))
+    deltas = TribunalModel(tribunals, "default").stream(ASKED)
+    assert (await anext(deltas)).reasoning
+    assert (await anext(deltas)).text == pieces[0]["text"]
+    with pytest.raises(EngineFailed, match="The chair broke off while it wrote the answer; ask again"):
+        await anext(deltas)
+    assert tribunals.running == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "texts"),
+    [
+        ([{"text": ANSWER, "replaces": True}], [ANSWER]),
+        ([{"text": "In the", "replaces": True}, {"text": " corral, where else?"}], ["In the", " corral, where else?"]),
+        ([{"text": "In the"}, {"text": ANSWER, "replaces": True}], ["In the", " corral, where else?"]),
+    ],
+)
+async def test_a_new_beginning_that_takes_nothing_back_is_the_answer(
+    pieces: list[dict[str, Any]], texts: list[str]
+) -> None:
+    deltas = await streamed(FakeTribunals(script=spoken(*pieces)))
+    assert [delta.text for delta in deltas if delta.text] == texts
+
+
+async def test_an_answer_that_no_chair_wrote_waits_for_the_rest_of_the_trace() -> None:
+    """It is told just before the result, which has the ranking of samples."""
+    votes = [{"rank": 1, "members": ["a #1", "a #2"], "text": ANSWER, "points": 0.67, "scores": {}},
+             {"rank": 2, "members": ["a #3"], "text": "There.", "points": 0.33, "scores": {}}]  # fmt: skip
+    result = {**RESULT, "trace": [], "absent": [], "ranking": votes}
+    script = told(
+        (EventType.ANSWER_DELTA, {"text": "It is"}),
+        (EventType.ANSWER_DELTA, {"text": ANSWER, "replaces": True}),
+        (EventType.RESULT, {"result": result}),
+    )
     deltas = await streamed(FakeTribunals(script=script))
-    assert [delta.text for delta in deltas if delta.text] == ["On the", f"\n\n{ANSWER}"]
+    assert [bool(delta.text) for delta in deltas if not delta.finish_reason] == [False, True]
+    assert deltas[0].reasoning == trace_text(result)
+    assert deltas[0].reasoning.startswith("Ranking: 1. a #1 and a #2 (0.67), 2. a #3 (0.33)\n\nStop: leader")
+    assert deltas[1].text == ANSWER
 
 
 async def test_a_failure_in_the_middle_is_raised_as_what_it_is() -> None:
@@ -136,6 +187,10 @@ async def test_parameters_that_say_nothing_are_taken() -> None:
         ({"max_completion_tokens": 131_073}, "max_completion_tokens"),
         ({"seed": 1.5}, "seed"),
         ({"temperature": 3}, "temperature"),
+        ({"budget_tokens": 0}, "budget_tokens"),
+        ({"budget_tokens": "9"}, "budget_tokens"),
+        ({"config": {"rounds": 2}}, "config"),
+        ({"tribunal": "quick"}, "tribunal"),
     ],
 )
 async def test_a_parameter_that_a_tribunal_cannot_obey_is_refused_by_name(params: dict[str, Any], param: str) -> None:
@@ -145,6 +200,45 @@ async def test_a_parameter_that_a_tribunal_cannot_obey_is_refused_by_name(params
     assert refused.value.param == param
     assert param in refused.value.message
     assert tribunals.asks == []
+
+
+async def test_a_budget_is_of_all_calls() -> None:
+    tribunals = FakeTribunals()
+    await TribunalModel(tribunals, "default").chat(ChatRequest((QUESTION,), {"budget_tokens": 900}))
+    assert tribunals.asks == [TribunalAsk((QUESTION,), "default", budget_tokens=900)]
+
+
+AT_ZERO = BadRequest("config: temperature: at 0 all samples are the same; for example 0.7", "config")
+POOR = BadRequest("stop.budget_tokens: 5 tokens do not pay for one draft", "config.stop.budget_tokens")
+
+
+@pytest.mark.parametrize(
+    ("error", "params", "param"),
+    [
+        (AT_ZERO, {"temperature": 0}, "temperature"),
+        (AT_ZERO, {}, "model"),
+        (BadRequest("config.rounds: too many", "config.rounds"), {"temperature": 0}, "model"),
+        (POOR, {"budget_tokens": 5}, "budget_tokens"),
+        (POOR, {}, "model"),
+        (NotReady("The chair does not answer", "tribunal"), {}, "model"),
+        (NotReady("The chair does not answer: temperature: 95 C", "config.chair"), {"temperature": 0}, "model"),
+        (PromptTooLong("too long", "messages"), {}, "messages"),
+        (BadRequest("no", None), {}, None),
+        (BadRequest("no", "configuration"), {}, "configuration"),
+    ],
+)
+async def test_an_error_names_what_the_chat_request_has(
+    error: BadRequest | NotReady, params: dict[str, Any], param: str | None
+) -> None:
+    request, refusing = ChatRequest((QUESTION,), params), FakeTribunals(refuses=error)
+    body = {"message": error.message, "type": "?", "param": error.param, "code": error.reason}
+    later = FakeTribunals(script=told((EventType.ERROR, {"error": body})))
+    whole = TribunalModel(refusing, "default").chat(request)
+    for answer in (whole, streamed(refusing, request), streamed(later, request)):
+        with pytest.raises(type(error)) as raised:
+            await answer
+        found = raised.value
+        assert (type(found), found.message, getattr(found, "param", "")) == (type(error), error.message, param)
 
 
 def test_messages_become_plain_text() -> None:
@@ -192,6 +286,60 @@ def test_messages_that_a_tribunal_cannot_quote_are_refused_with_their_place(mess
 def test_the_trace_is_the_same_event_by_event_and_from_the_result() -> None:
     live = TraceText()
     assert "".join(live.of(envelope) for envelope in SCRIPT) == trace_text(RESULT) == TRACE
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"stop": {"consensus": None, "leader": False}},
+        {"stop": {"leader": True}},
+        {"strategy": "mixture"},
+        {"strategy": "mixture", "rounds": 2},
+        {"strategy": "debate", "rounds": 2},
+        {"strategy": "self_consistency", "samples": 3},
+        {"strategy": "best_of_n", "samples": 3},
+        {"strategy": "single"},
+        {"strategy": "refine"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fails", [{}, {"synthesis": Overloaded("full")}, {"synthesis": EngineFailed("died")}], ids=str)
+async def test_what_a_stream_tells_of_a_real_run_is_its_trace_and_comes_before_the_answer(
+    config: dict[str, Any], fails: dict[str, Exception]
+) -> None:
+    run = tribunals_over(trio(fails=fails), {"default": {"members": ["a", "b", "c"], **config}})
+    script = [envelope async for envelope in run.events(asked(deltas=True))]
+    result = script[-1]["result"]
+    deltas = await streamed(FakeTribunals(script=script))
+    first = next(index for index, delta in enumerate(deltas) if delta.text)
+    reasoning = "".join(delta.reasoning for delta in deltas[:first])
+    assert not any(delta.reasoning for delta in deltas[first:])
+    assert "".join(delta.text for delta in deltas) == result["answer"]
+    assert sorted(reasoning.split("\n\n")) == sorted(trace_text(result).split("\n\n"))
+
+
+@pytest.mark.parametrize("heard", [["draft"], ["draft", "revision"], ["draft", "review"]])
+@pytest.mark.parametrize("spoke", [False, True])
+def test_a_ranking_of_first_drafts_is_told_only_where_no_chair_writes(heard: list[str], spoke: bool) -> None:
+    """A chair's words are passed on before such a ranking is known, so that streams could not have it."""
+    trace = [step for step in RESULT["trace"] if step["kind"] == "synthesis" and spoke]
+    trace += [draft(kind=kind, started_s=0, step=20) for kind in heard]
+    result = {**RESULT, "trace": trace, "absent": []}
+    live = TraceText()
+    reviews = {"review": EventType.REVIEW_DONE}
+    envelopes: list[tuple[EventType, Mapping[str, Any]]] = [
+        (reviews.get(kind, EventType.DRAFT_DONE), {**draft(kind=kind), "type": None}) for kind in heard
+    ]
+    if len(heard) > 1:
+        envelopes.append((EventType.ROUND_DONE, {"round": 1, "ranking": RESULT["ranking"]}))
+    envelopes.append((EventType.STOP_REASON, RESULT["stopped"]))
+    if spoke:
+        envelopes.append((EventType.STEP_STARTED, {"step": 6, "kind": "synthesis"}))
+    envelopes += [(EventType.ANSWER_DELTA, {"text": ANSWER}), (EventType.RESULT, {"result": result})]
+    text = "".join(live.of({**data, "type": kind}) for kind, data in envelopes)
+    assert text == trace_text(result)
+    assert ("Ranking:" in text) == (not spoke or len(heard) > 1)
+    assert text.endswith("Stop: leader (no review still to come could change who leads)\n\n")
 
 
 def draft(**more: Any) -> Mapping[str, Any]:
