@@ -29,7 +29,7 @@ class OpsRoutes:
         text: Responses = {200: {"description": "Prometheus's format.", "content": {"text/plain": {}}}, **ERRORS}
         add("/health", self.health, summary="Whether the gateway lives")
         add("/ready", self.ready, summary="Whether every model answers", responses=shown)
-        add("/ready/{model}", self.ready_model, summary="Whether one model answers", responses=shown)
+        add("/ready/{model:path}", self.ready_model, summary="Whether one model answers", responses=shown)
         add("/metrics", self.metrics, summary="Metrics", responses=text)
         return router
 

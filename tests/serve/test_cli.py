@@ -163,7 +163,9 @@ def test_serve_config_is_the_same_as_yaml_and_as_json(service: RunningService) -
     as_yaml = yaml.safe_load(service.corral("serve-config", "--profile", str(service.profile)).stdout)
     as_json = json.loads(service.corral("serve-config", "--profile", str(service.profile), "--json").stdout)
     assert as_yaml == as_json
-    assert [app["name"] for app in as_json["applications"]] == ["gateway", *(f"model-{model}" for model in BASES)]
+    assert [app["name"] for app in as_json["applications"]] == [
+        "gateway", *(f"model-{model}" for model in BASES), "tribunal",
+    ]  # fmt: skip
 
 
 def test_engine_prints_vllms_own_command(service: RunningService) -> None:

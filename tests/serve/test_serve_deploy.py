@@ -60,7 +60,7 @@ def test_serve_deploy_brings_up_the_same_applications(ray: Cluster, tmp_path: Pa
     run(ray, str(CORRAL.with_name("serve")), "deploy", str(config), "--address", dashboard)
     applications = until(lambda: settled(ray, dashboard), what="RUNNING applications")
     assert {name: application["status"] for name, application in applications.items()} == {
-        "gateway": "RUNNING", f"model-{MODEL}": "RUNNING",
+        "gateway": "RUNNING", f"model-{MODEL}": "RUNNING", "tribunal": "RUNNING",
     }  # fmt: skip
     assert list(applications[f"model-{MODEL}"]["deployments"]) == [MODEL]
     assert applications["gateway"]["deployments"]["gateway"]["status"] == "HEALTHY"
@@ -73,6 +73,9 @@ def test_serve_deploy_brings_up_the_same_applications(ray: Cluster, tmp_path: Pa
         assert through.json()["choices"] == straight.json()["choices"]
         generated = http.post("/generate", json={**asked, "prompt": "Hello!"})
         assert generated.json()["text"] == through.json()["choices"][0]["message"]["content"]
+        alone = {"strategy": "single", "members": [MODEL], "temperature": 0, "max_tokens": 8}
+        sat = http.post("/v1/tribunal", json={"question": "Hello!", "config": alone})
+        assert sat.json()["answer"] == generated.json()["text"].strip()
 
 
 def settled(ray: Cluster, dashboard: str) -> dict[str, Any]:

@@ -50,7 +50,6 @@ def test_a_member_that_dies_is_missed_and_not_waited_for(http: httpx.Client, ser
     last = [line for line in told.splitlines() if line.startswith("data: ")][-1]
     result: dict[str, Any] = json.loads(last.removeprefix("data: "))["result"]
     assert result["answer"]
-    assert sum(step["kind"] == "review" and "scores" in step for step in result["trace"]) == 2
     (absence,) = result["absent"]
     assert (absence["member"], absence["model"]) == (VICTIM, VICTIM)
     assert absence["reason"]

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.wire import BulkRequest, GenerateRequest
 from deployments.status import ModelState, ModelStatus
 from tests.unit.asgi import client_of, gateway, post, problem
-from tests.unit.fakes import FakeHerd, FakeModel
+from tests.unit.fakes import FakeHerd, FakeModel, FakeTribunals
 from tests.waiting import eventually
 
 
@@ -229,3 +229,12 @@ async def test_the_documents_are_served() -> None:
     async with client_of(gateway()) as client:
         assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
         assert "swagger" in (await client.get("/docs")).text
+
+
+async def test_a_tribunal_is_ready_by_its_name() -> None:
+    app = gateway(FakeModel(), tribunals=FakeTribunals("default", "quick", missing={"quick": "its chair is failed"}))
+    async with client_of(app) as client:
+        sits, waits = await client.get("/ready/tribunal"), await client.get("/ready/tribunal/quick")
+        unknown = await client.get("/ready/tribunal/nowhere")
+    assert (sits.status_code, waits.status_code, unknown.status_code) == (200, 503, 404)
+    assert "its chair is failed" in waits.text
