@@ -215,15 +215,17 @@ class Session:
         model = await self.terms.models(call.member.model)
         if not self._streamed(call):
             return await model.chat(request)
-        usage, finish_reason, told = Usage(), None, ""
+        usage, finish_reason, held = Usage(), None, ""
         stream: Any = model.stream(request)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
-                pieces.extend([delta.text] if delta.text else [])
-                if (said := "".join(pieces)).strip() and said != told:  # white space alone is no answer yet
-                    self._piece(call, number, said[len(told) :])
-                    told = said
+                if delta.text:
+                    pieces.append(delta.text)
+                    held += delta.text
+                if held.strip():  # white space alone is no answer yet
+                    self._piece(call, number, held)
+                    held = ""
         if finish_reason is None:
             raise EngineFailed(f"{call.member.model} broke off while answering.")
         return ChatReply("".join(pieces), call.member.model, finish_reason, usage)
