@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.evaluation.cli import evaluate
+from app.evaluation.cli import eval_commands
 from app.launch import LaunchError, NotRunningError
 from app.options import DEFAULT, Json, Name, Profile, Url
 from app.plan import PlanError
@@ -30,7 +30,7 @@ from slurm.staging import StagingError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(slurm, name="slurm")
-app.add_typer(evaluate, name="eval")
+app.add_typer(eval_commands, name="eval")
 
 Port = Annotated[int | None, typer.Option("--port", help="Port of the address; overrides the profile.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]

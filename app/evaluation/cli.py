@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.evaluation.tasks import TaskFile
     from deployments.tribunal.config import Strategy
 
-evaluate = typer.Typer(no_args_is_help=True, help="Measure a service's answers against references.")
+eval_commands = typer.Typer(no_args_is_help=True, help="Measure a service's answers against references.")
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,7 +43,7 @@ class Options:
     max_samples: int
 
 
-@evaluate.command()
+@eval_commands.command()
 def tribunal(
     tasks: Annotated[str, typer.Option("--tasks", help="A JSONL file, or `pocket`: the tasks of the herd.")] = "pocket",
     name_of: Annotated[str, typer.Option("--tribunal", help="Which of the service's.")] = DEFAULT,

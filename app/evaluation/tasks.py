@@ -111,7 +111,7 @@ def _read_lines(path: Path, lines: Sequence[str]) -> tuple[Task, ...]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        task, found = _read_line(line)
+        task, found = _read_line(line, number)
         problems += [f"{path}, line {number}: {problem}" for problem in found]
         if task and first.setdefault(task.id, number) != number:
             problems.append(f"{path}, line {number}: id: {task.id!r} is already the one of line {first[task.id]}")
@@ -125,14 +125,15 @@ def _read_lines(path: Path, lines: Sequence[str]) -> tuple[Task, ...]:
     return tuple(tasks.values())
 
 
-def _read_line(line: str) -> tuple[Task | None, list[str]]:
-    """The task, or what is wrong with it, each problem with its field."""
+def _read_line(line: str, number: int) -> tuple[Task | None, list[str]]:
+    """The task, or what is wrong with it, each problem with its field. Without an id it is called by its line."""
     try:
         data = json.loads(line)
     except ValueError as error:
         return None, [f"this is not JSON: {error}"]
     if not isinstance(data, dict):
         return None, ["this must be a JSON object"]
+    data.setdefault("id", f"line-{number}")
     try:
         return Task.model_validate(data), []
     except ValidationError as error:

@@ -66,7 +66,7 @@ def _result(talk: Talk, ask: Mapping[str, Any], *, quiet: bool) -> dict[str, Any
 
 def _verdict(result: Mapping[str, Any]) -> None:
     """The answer on standard output, how it came about on standard error."""
-    from app.tribunal.board import clean
+    from app.tribunal.deliberation import clean
     from app.tribunal.lines import summary
 
     typer.echo(clean(result["answer"]))

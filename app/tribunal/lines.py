@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.show import aligned
-from app.tribunal.board import clean
+from app.tribunal.deliberation import clean
 from deployments.tribunal.events import EventType
 
 VERBS = {
@@ -42,7 +42,8 @@ def line(envelope: Mapping[str, Any]) -> str | None:
 def _finished(envelope: Mapping[str, Any]) -> str:
     kind = envelope.get("kind", "review" if envelope["type"] == EventType.REVIEW_DONE else "draft")
     if envelope.get("abstained"):
-        return f"{envelope['member']} abstained from {verbs(kind)[0]}"
+        why = f": {envelope['failed']}" if envelope.get("failed") else ""
+        return f"{envelope['member']} abstained from {verbs(kind)[0]}{why}"
     said = "; ".join(given(envelope.get("scores") or {})) or envelope.get("text", "")
     done = f"{envelope['member']} {verbs(kind)[1]} in {envelope['seconds']:.1f} s"
     return f"{done}: {one_line(said)}" if said and kind != "synthesis" else done

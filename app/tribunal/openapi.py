@@ -46,14 +46,14 @@ ENVELOPE: JsonDict = {
     },
 }
 STREAM_EXAMPLE = (
-    'id: 1\ndata: {"v":1,"id":"run-1","seq":1,"type":"step.started","step":1,"kind":"draft","round":0,'
+    'id: 1\ndata: {"v":1,"id":"tri-6f1c","seq":1,"type":"step.started","step":1,"kind":"draft","round":0,'
     '"member":"llama-3.1-8b","model":"llama-3.1-8b"}\n\n'
 )
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 STEP = {"step": 1, "kind": "draft", "round": 0, "member": "llama-3.1-8b", "model": "llama-3.1-8b",
         "started_s": 0.0, "seconds": 0.5, "text": "In the corral.", "usage": USAGE}  # fmt: skip
 RESULT: JsonDict = {
-    "id": "run-1",
+    "id": "tri-6f1c",
     "object": "tribunal",
     "tribunal": "default",
     "strategy": "single",
@@ -91,7 +91,7 @@ NOT_READY: Responses = {
 UNKNOWN: Responses = {
     404: error(
         "No such run, or it is kept no longer.",
-        "There is no tribunal run 'run-1', or its events are kept no longer.",
+        "There is no tribunal run 'tri-6f1c', or its events are kept no longer.",
         "invalid_request_error",
         None,
         "run_not_found",

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.show import LiveBoard
-from app.tribunal.board import Call, Deliberation, clean
+from app.tribunal.deliberation import Call, Deliberation, clean
 from app.tribunal.lines import given, line, ranking, reason, verbs
 
 LEAST_WIDTH = 40

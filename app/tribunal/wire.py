@@ -134,7 +134,10 @@ class TribunalReply(BaseModel):
     answer: str
     finish_reason: str = Field(description="stop or length.")
     chosen_by: str = Field(description="What made the answer: single, chair, borda, vote, consensus or revision.")
-    stopped: dict[str, str] = Field(description="Why it deliberated no longer: reason, detail.")
+    stopped: dict[str, str] = Field(
+        description="Why it deliberated no longer: `reason` is done, consensus, leader, accepted, budget, deadline or "
+        "calls (1,000 in one sitting), and `detail` says it in words."
+    )
     ranking: list[RankedReply]
     scores: list[ReviewReply]
     dissent: list[dict[str, Any]] = Field(

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deployments.errors import BadRequest, NotReady, ServingError, UnknownModel
-from deployments.status import ModelState, ModelStatus
+from deployments.status import ModelStatus
 from deployments.tribunal.budget import LEAST_ANSWER, TokenRates
 from deployments.tribunal.config import (
     DEFAULT,
@@ -188,7 +188,3 @@ def bounded(spec: TribunalSpec, budget_tokens: int | None) -> TribunalSpec:
         return spec
     least = min(budget_tokens, spec.stop.budget_tokens or budget_tokens)
     return spec.model_copy(update={"stop": spec.stop.model_copy(update={"budget_tokens": least})})
-
-
-async def always_ready(model: str) -> ModelStatus:
-    return ModelStatus(model, ModelState.READY)

@@ -56,7 +56,10 @@ class StopRules(Section):
     """When a tribunal has deliberated enough."""
 
     consensus: float | None = Field(1.0, gt=0.5, le=1, description="Share of drafts that agree; null never stops.")
-    leader: bool = Field(True, description="Stop when no review to come can change who leads.")
+    leader: bool = Field(
+        True,
+        description="Deliberate no longer, in no later round either, when no review can change who leads.",
+    )
     budget_tokens: int | None = Field(None, ge=1, le=10_000_000)
     deadline_s: float = Field(120, gt=0, le=3600, description="Then the best draft so far is the answer.")
     patience_s: float | None = Field(None, gt=0, description="For those behind, once a quorum has drafted.")

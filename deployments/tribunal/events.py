@@ -28,15 +28,11 @@ class EventType(StrEnum):
     STOP_REASON = "stop.reason"
     """reason, detail"""
     ANSWER_DELTA = "answer.delta"
-    """text"""
+    """text; replaces: true, where it stands for all that was told of the answer before"""
     RESULT = "result"
     """result: result.Result.to_json()"""
     ERROR = "error"
     """error: as the caller's surface shows errors"""
-
-    @property
-    def last(self) -> bool:
-        return self in (EventType.RESULT, EventType.ERROR)
 
 
 @dataclass(frozen=True)

@@ -41,25 +41,31 @@ class Record(Generic[T]):
         return said
 
     def abstained(self) -> None:
-        step = self._step(abstained=True)
-        done = EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE
-        self._session.emit(done, {**self._told(step), "abstained": True})
+        self._left_out(None)
 
     def failed(self, error: ServingError) -> None:
         """A full queue, or a question that the model refuses, is no reason to ask it no more; but who drafts nothing
         is missed.
         """
         self._session.failures.append(error)
+        if self._call.kind != "draft" and isinstance(error, Overloaded | BadRequest):
+            self._left_out(error.message)
+            return
         self._step(failed=error.message)
-        if self._call.kind == "draft" or not isinstance(error, Overloaded | BadRequest):
-            self._session.leave(self._call, self.number, error.message)
+        self._session.leave(self._call, self.number, error.message)
 
     def unpaid(self) -> None:
-        self._step(failed="the budget does not pay for it")
+        self._left_out("the budget does not pay for it")
         self._session.stop("budget", f"{self._session.terms.spec.stop.budget_tokens} tokens do not pay for more")
 
     def cancelled(self) -> None:
         self._step(failed="cancelled")
+
+    def _left_out(self, reason: str | None) -> None:
+        """A step without a result that is no absence."""
+        step = self._step(abstained=True, failed=reason)
+        done = EventType.REVIEW_DONE if step.kind == "review" else EventType.DRAFT_DONE
+        self._session.emit(done, {**self._told(step), "abstained": True, **({"failed": reason} if reason else {})})
 
     def _step(self, **more: Any) -> Step:
         session, call = self._session, self._call

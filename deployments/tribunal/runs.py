@@ -172,7 +172,7 @@ class LocalTribunals:
     async def _begun(self, ask: TribunalAsk) -> Run:
         admitted = await self._admission.admit(ask)
         self._check_room()
-        run = Run(ask.linger_s, lambda: sum(run.unheard for run in self._runs.values()) <= UNHEARD)
+        run = Run(ask.linger_s, lambda: sum(each.unheard for each in self._runs.values()) <= UNHEARD)
         self._runs[run.id] = run
         run.start(admitted, self._ended)
         return run

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from deployments.chat import ChatReply, ChatRequest, Usage
-from deployments.errors import BadRequest, EngineFailed, Overloaded, ServingError
+from deployments.errors import BadRequest, DeadlineExceeded, EngineFailed, NoQuorum, Overloaded, ServingError
 from deployments.tribunal.budget import LEAST_ANSWER, Budget, OutOfBudget
 from deployments.tribunal.config import Member, tribunal_name
 from deployments.tribunal.events import EventType
@@ -113,14 +113,18 @@ class Session:
                 left = None if until == inf else max(0, until - now())
                 done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
-                    for index in sorted(tasks[task] for task in waiting):
-                        self.leave(calls[index], numbers[index], "it was later than patience_s after the quorum")
+                    late_ones = sorted(tasks[task] for task in waiting)
+                    self._give_up([(calls[index], numbers[index]) for index in late_ones])
                     return
                 for task in sorted(done, key=tasks.__getitem__):
                     answered += task.result() is not None
                     yield tasks[task], task.result()
         finally:
             await _cancelled(tasks)
+
+    def _give_up(self, late: Sequence[tuple[Call[Any], int]]) -> None:
+        for call, number in late:
+            self.leave(call, number, "it was later than patience_s after the quorum")
 
     async def _ask(self, call: Call[T], number: int, share: int | None) -> Said[T] | None:
         """Ask, and once more if the answer is not of the form asked for."""
@@ -138,7 +142,10 @@ class Session:
                 record.unpaid()
                 return None
             except ServingError as error:
-                record.failed(error)
+                if _pays_too_little(call, error):
+                    record.unpaid()
+                else:
+                    record.failed(error)
                 return None
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) and task.cancelling():
@@ -160,17 +167,16 @@ class Session:
         if call.kind == "draft" and share is not None and share < estimate + min(call.max_tokens, LEAST_ANSWER):
             share = None  # one draft for all that is left is better than none
         granted = self.budget.reserve(estimate, self._wanted(call, estimate), share)
-        pieces: list[str] = []
-        took = Usage()
+        way, took = _Attempt(), Usage()
         try:
-            reply = await self._in_turn(
-                call, self._request(call, granted, record.number, attempt), record.number, pieces
-            )
+            request = self._request(call, granted, record.number, attempt)
+            reply = await self._in_turn(call, request, record.number, way)
             took = reply.usage
-            self.terms.rates.learn(model, messages, took.prompt_tokens)
+            if tribunal_name(model) is None:  # a tribunal counts the prompts of all its calls
+                self.terms.rates.learn(model, messages, took.prompt_tokens)
             return reply
-        except (asyncio.CancelledError, EngineFailed):
-            took = Usage(estimate, len(pieces))
+        except (asyncio.CancelledError, EngineFailed, DeadlineExceeded, NoQuorum):
+            took = Usage(estimate if way.sent else 0, len(way.pieces))
             record.took(took)
             raise
         finally:
@@ -182,15 +188,17 @@ class Session:
             return self.budget.limit
         return self._fitting(call, prompt)
 
-    async def _in_turn(self, call: Call[T], request: ChatRequest, number: int, pieces: list[str]) -> ChatReply:
+    async def _in_turn(self, call: Call[T], request: ChatRequest, number: int, way: _Attempt) -> ChatReply:
         """A full queue is waited out for a moment: it may be this sitting's own reviews that fill it."""
         async with self._gate:
             for wait_s in BUSY_S:
                 try:
-                    return await self._answer(call, request, number, pieces)
+                    way.sent = True
+                    return await self._answer(call, request, number, way.pieces)
                 except Overloaded:
+                    way.sent = False
                     await self.terms.sleep(wait_s)
-            return await self._answer(call, request, number, pieces)
+            return await self._answer(call, request, number, way.pieces)
 
     def _request(self, call: Call[T], max_tokens: int, number: int, attempt: int) -> ChatRequest:
         terms = self.terms
@@ -255,10 +263,23 @@ class Session:
             self.emit(EventType.MEMBER_ABSENT, vars(absence))
 
 
+@dataclass
+class _Attempt:
+    """How far one request has come: whether it was sent, and what was heard."""
+
+    sent: bool = False
+    pieces: list[str] = field(default_factory=list)
+
+
 async def _cancelled(tasks: Any) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _pays_too_little(call: Call[Any], error: ServingError) -> bool:
+    """Whether a tribunal that is a member finds its part of the budget too small."""
+    return tribunal_name(call.member.model) is not None and getattr(error, "param", None) == "budget_tokens"
 
 
 def first_refusal(failures: Sequence[ServingError]) -> ServingError | None:

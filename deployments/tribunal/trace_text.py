@@ -98,7 +98,8 @@ def stop_text(stopped: Mapping[str, Any]) -> str:
 
 
 def _abstained(step: Mapping[str, Any]) -> str:
-    return f"{step['member']} abstained: its {step['kind']} could not be read\n\n" if step.get("abstained") else ""
+    why = step.get("failed") or f"its {step['kind']} could not be read"
+    return f"{step['member']} abstained: {why}\n\n" if step.get("abstained") else ""
 
 
 def _who(step: Mapping[str, Any]) -> str:
@@ -114,7 +115,7 @@ def _scores(given: Mapping[str, float]) -> str:
 def _events(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """What a listener was told, as far as it becomes text: the steps as they ended, then ranking and stop."""
     ended = {step["step"]: step["started_s"] + step["seconds"] for step in result["trace"]}
-    heard = [step for step in result["trace"] if not step.get("failed")]
+    heard = [step for step in result["trace"] if step.get("abstained") or not step.get("failed")]
     steps = [{**step, "type": EventType.REVIEW_DONE if _is_review(step) else EventType.DRAFT_DONE} for step in heard]
     absent = [{**absence, "type": EventType.MEMBER_ABSENT} for absence in result["absent"]]
     yield from sorted([*steps, *absent], key=lambda told: (ended.get(told["step"], 0.0), told["step"]))

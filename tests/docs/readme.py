@@ -14,7 +14,7 @@ from pathlib import Path
 from typer import Typer
 
 from app.cli import app
-from app.evaluation.cli import evaluate
+from app.evaluation.cli import eval_commands
 from app.submission.cli import slurm
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def generated() -> dict[str, str]:
     """Name of a part -> its text."""
     return {
         "tree": tree(), "commands": commands(app, "corral"), "slurm-commands": commands(slurm, "corral slurm"),
-        "eval-commands": commands(evaluate, "corral eval"),
+        "eval-commands": commands(eval_commands, "corral eval"),
     }  # fmt: skip
 
 

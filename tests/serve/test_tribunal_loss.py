@@ -1,4 +1,4 @@
-"""A member's engine is killed while it drafts: the others answer, and the trace says who was missing."""
+"""A member's engine is killed in the middle: the others go on, and the trace says who was missing."""
 
 from __future__ import annotations
 

@@ -72,12 +72,17 @@ def test_what_is_wrong_is_told_with_line_and_field(tmp_path: Path, change: dict[
         ([GOOD, "", GOOD], "line 3: id: 'a' is already the one of line 1"),
         ([""], "there is no task in it"),
         (["[]"] * 5, "and 2 more"),
-        ([{"question": "x", "reference": "y"}], "line 1: id: this key is required, but missing"),
+        ([{"id": "", "question": "x", "reference": "y"}], "line 1: id: "),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, lines: list[Any], said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
         read_tasks(written(tmp_path, *lines))
+
+
+def test_a_task_without_an_id_is_called_by_its_line(tmp_path: Path) -> None:
+    found = read_tasks(written(tmp_path, "", {"question": "x", "reference": "y"}))
+    assert [task.id for task in found.tasks] == ["line-2"]
 
 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from app.cli import _guarded, app
 from app.talk import Talk
-from app.tribunal.board import Deliberation
+from app.tribunal.deliberation import Deliberation
 from deployments.tribunal.events import EventType
 from tests.unit.tribunal_stream import LARGE, NASTY, Service, envelopes, failing, refusal, result, started
 

@@ -163,3 +163,21 @@ def test_no_draft_can_open_or_close_a_mark(mark: str) -> None:
 def test_names_that_the_trace_could_not_tell_apart_are_refused(name: str) -> None:
     with pytest.raises(ValidationError):
         spec_of(members=[{"model": "a", "name": name}])
+
+
+def test_no_text_takes_long_to_be_quoted_or_compared() -> None:
+    """Each of these took seconds with patterns that try again from every place."""
+    member = spec_of().members[0]
+    wording = GeneralWording()
+    for text in ("<" + " " * 100_000 + "x", "< / " * 50_000, "the answer is " + ". " * 100_000):
+        assert wording.critique(QUESTION, text, member).messages
+        assert wording.same(text)
+
+
+async def test_a_call_that_waits_for_its_turn_is_not_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "AT_ONCE", 2)
+    panel = Panel(a=Voice(), b=Voice(holds=frozenset("*")), c=Voice(holds=frozenset("*")), d=Voice())
+    held = await sitting(panel, members=["a", "b", "c", "d"], quorum=1, stop={"deadline_s": 0.1, "consensus": None})
+    charged = {step.member for step in held.result.trace if step.usage.prompt_tokens}
+    assert charged == {"a", "b", "c"}
+    assert len(panel.requests("draft")) == 3

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from app.tribunal.board import Deliberation, clean
+from app.tribunal.deliberation import Deliberation, clean
 from app.tribunal.lines import summary
 from app.tribunal.view import TribunalBoard, picture
 from deployments.tribunal.events import EventType
