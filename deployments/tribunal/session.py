@@ -191,14 +191,16 @@ class Session:
     async def _in_turn(self, call: Call[T], request: ChatRequest, number: int, way: _Attempt) -> ChatReply:
         """A full queue is waited out for a moment: it may be this sitting's own reviews that fill it."""
         async with self._gate:
-            for wait_s in BUSY_S:
+            for wait_s in (*BUSY_S, None):
                 try:
                     way.sent = True
                     return await self._answer(call, request, number, way.pieces)
                 except Overloaded:
                     way.sent = False
+                    if wait_s is None:
+                        raise
                     await self.terms.sleep(wait_s)
-            return await self._answer(call, request, number, way.pieces)
+        raise AssertionError("unreachable")
 
     def _request(self, call: Call[T], max_tokens: int, number: int, attempt: int) -> ChatRequest:
         terms = self.terms
