@@ -28,6 +28,16 @@ class UnreachableError(Exception):
     """Nothing answers at that address, or nothing serves that model now."""
 
 
+def base_url(name: str, url: str | None) -> str:
+    """Where to talk to `url`, or to this person's own service. Raises NotRunningError."""
+    if url is None:
+        state = read_state(name)
+        if state is None:
+            raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
+        url = state.address
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class Talk:
     """A connection to one service."""
 
@@ -37,16 +47,8 @@ class Talk:
     @classmethod
     def open(cls, name: str, url: str | None) -> Talk:
         """Connect to `url`, or to this person's own service. Raises NotRunningError."""
-        local = url is None
-        if url is None:
-            state = read_state(name)
-            if state is None:
-                raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
-            url = state.address
-        base = url.rstrip("/").removesuffix("/v1")
-        return cls(
-            httpx.Client(base_url=base, timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S), trust_env=not local)
-        )
+        timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
+        return cls(httpx.Client(base_url=base_url(name, url), timeout=timeout, trust_env=url is not None))
 
     def __enter__(self) -> Talk:
         return self

@@ -15,12 +15,9 @@ from pydantic import ValidationError
 
 from app.bulk import backoff_s
 from app.evaluation.contestants import Panel, panel_of, panel_of_models
-from app.launch import NotRunningError
-from app.state import read_state
-from app.talk import RefusedError, UnreachableError
+from app.talk import CONNECT_S, RefusedError, UnreachableError, base_url
 from deployments.tribunal.config import TribunalSpec
 
-CONNECT_S = 5.0
 TRIES = 8
 """So often a question is put to a service that is busy (429); then it has failed."""
 LONGEST_WAIT_S = 120.0
@@ -46,15 +43,8 @@ class Reply:
 
 def client_for(name: str, url: str | None, timeout_s: float) -> httpx.AsyncClient:
     """A client of `url`, or of this person's own service. Raises NotRunningError."""
-    local = url is None
-    if url is None:
-        state = read_state(name)
-        if state is None:
-            raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
-        url = state.address
-    base = url.rstrip("/").removesuffix("/v1")
     timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-    return httpx.AsyncClient(base_url=base, timeout=timeout, trust_env=not local)
+    return httpx.AsyncClient(base_url=base_url(name, url), timeout=timeout, trust_env=url is not None)
 
 
 class Service:

@@ -8,21 +8,20 @@ from typing import Any
 from app.show import aligned
 from app.tribunal.deliberation import clean
 from deployments.tribunal.events import EventType
+from deployments.tribunal.trace_text import VERBS, scores_text
 
-VERBS = {
-    "draft": ("drafting", "drafted"),
-    "review": ("reviewing", "reviewed"),
-    "critique": ("criticising", "criticised"),
-    "revision": ("revising", "revised"),
-    "synthesis": ("writing the answer", "wrote the answer"),
-}
-"""Kind of a call -> what its member does, and has done."""
+DOING = {
+    "draft": "drafting", "review": "reviewing", "critique": "criticising", "revision": "revising",
+    "synthesis": "writing the answer",
+}  # fmt: skip
+DONE = {**VERBS, "synthesis": "wrote the answer"}
 LONGEST = 160
 """Characters of a text where it stands on a line with other things."""
 
 
 def verbs(kind: str) -> tuple[str, str]:
-    return VERBS.get(kind, (kind, kind))
+    """What the member of such a call does, and has done."""
+    return DOING.get(kind, kind), DONE.get(kind, kind)
 
 
 def line(envelope: Mapping[str, Any]) -> str | None:
@@ -56,10 +55,7 @@ def one_line(text: str) -> str:
 
 def given(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     """One text for each draft that a review scored."""
-    return [
-        f"{member} {', '.join(f'{criterion} {value:g}' for criterion, value in criteria.items())}"
-        for member, criteria in scores.items()
-    ]
+    return [f"{member} {scores_text(criteria)}" for member, criteria in scores.items()]
 
 
 def ranking(ranked: Sequence[Mapping[str, Any]]) -> str:

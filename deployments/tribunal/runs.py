@@ -39,7 +39,7 @@ class Run:
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
-        self._answer = ""
+        self._answer: list[str] = []
         self.characters = 0
 
     @property
@@ -89,7 +89,7 @@ class Run:
     async def _hold(self, admitted: Admitted) -> None:
         try:
             result = await hold(self.id, admitted.name, admitted.terms, self._emit, admitted.absent)
-            tell_answer(self._emit, result, self._answer)
+            tell_answer(self._emit, result, "".join(self._answer))
             self.result = result
             self._emit(EventType.RESULT, {"result": result.to_json()})
         except asyncio.CancelledError:
@@ -108,7 +108,7 @@ class Run:
 
     def _emit(self, kind: EventType, data: dict[str, Any]) -> None:
         if kind is EventType.ANSWER_DELTA:
-            self._answer += str(data["text"])
+            self._answer.append(str(data["text"]))
         self.events.append(Event(self.id, len(self.events) + 1, kind, data).envelope())
         self.characters += 200 + _length(data)
         self._told.set()

@@ -79,7 +79,7 @@ def review_text(step: Mapping[str, Any]) -> str:
     step = {**step, "kind": "review"}
     if abstained := _abstained(step):
         return abstained
-    scores = [f"{member} {_scores(given)}" for member, given in (step.get("scores") or {}).items()]
+    scores = [f"{member} {scores_text(given)}" for member, given in (step.get("scores") or {}).items()]
     return f"{_who(step)}: {'; '.join(scores) or 'no scores'}\n\n"
 
 
@@ -108,7 +108,8 @@ def _who(step: Mapping[str, Any]) -> str:
     return f"{step['member']} {VERBS[step['kind']]}{again} ({took})"
 
 
-def _scores(given: Mapping[str, float]) -> str:
+def scores_text(given: Mapping[str, float]) -> str:
+    """The criteria of one draft."""
     return ", ".join(f"{criterion} {score:g}" for criterion, score in given.items())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -58,15 +58,16 @@ class TribunalModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
         ask = self.ask(request, deltas=True)
-        trace, answer, passed_on = TraceText(), "", ""
+        trace, passed_on, held = TraceText(), list[str](), ""
         async with aclosing(self._told(ask)) as envelopes:
             async for envelope in envelopes:
                 if reasoning := trace.of(envelope):
                     yield ChatDelta(reasoning=reasoning)
-                answer = _answer(envelope, answer)
-                if trace.complete and answer != passed_on:
-                    yield ChatDelta(_rest(answer, passed_on))
-                    passed_on = answer
+                held = _held(envelope, held, passed_on)
+                if trace.complete and held:
+                    yield ChatDelta(held)
+                    passed_on.append(held)
+                    held = ""
                 if envelope["type"] == EventType.RESULT:
                     result = envelope["result"]
                     yield ChatDelta(finish_reason=result["finish_reason"], usage=_usage(result))
@@ -136,18 +137,25 @@ def _param(error: BadRequest | NotReady, ask: TribunalAsk) -> str | None:
     return "model"
 
 
-def _rest(answer: str, passed_on: str) -> str:
-    """What is to be passed on yet. Raises EngineFailed if the answer goes on otherwise: nothing can be taken back."""
-    if not answer.startswith(passed_on):
+def _held(envelope: Mapping[str, Any], held: str, passed_on: Sequence[str]) -> str:
+    """What of the answer is to be passed on after an event.
+
+    The answer may begin anew, and the result has all of it. Raises EngineFailed if it goes on otherwise than it began:
+    nothing can be taken back.
+    """
+    match envelope["type"]:
+        case EventType.ANSWER_DELTA if not envelope.get("replaces"):
+            return held + str(envelope["text"])
+        case EventType.ANSWER_DELTA:
+            whole = str(envelope["text"])
+        case EventType.RESULT:
+            whole = str(envelope["result"]["answer"])
+        case _:
+            return held
+    begun = "".join(passed_on)
+    if not whole.startswith(begun):
         raise EngineFailed("The chair broke off while it wrote the answer; ask again.")
-    return answer.removeprefix(passed_on)
-
-
-def _answer(envelope: Mapping[str, Any], so_far: str) -> str:
-    """The answer after an event. It may begin anew, and the result has all of it."""
-    if envelope["type"] == EventType.ANSWER_DELTA:
-        return str(envelope["text"]) if envelope.get("replaces") else so_far + str(envelope["text"])
-    return str(envelope["result"]["answer"]) if envelope["type"] == EventType.RESULT else so_far
+    return whole.removeprefix(begun)
 
 
 def _usage(result: Mapping[str, Any]) -> Usage:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.cli import _guarded, app
 from tests.unit.fake_hub import FakeHub, Server
 
 
@@ -22,3 +24,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+Corral = Callable[[str], tuple[int, str, str]]
+"""A command line -> exit code, standard output, standard error."""
+
+
+@pytest.fixture
+def corral(capsys: pytest.CaptureFixture[str]) -> Corral:
+    def run(line: str) -> tuple[int, str, str]:
+        code = _guarded(lambda: app(shlex.split(line), standalone_mode=False))
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

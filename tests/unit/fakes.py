@@ -18,7 +18,26 @@ def no_failure(_: ChatRequest) -> Exception | None:
     return None
 
 
-class FakeModel:
+class Counting:
+    """Counts what runs, the most that ran at once, and what was cancelled."""
+
+    def __init__(self) -> None:
+        self.running = self.peak = self.cancelled = 0
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+class FakeModel(Counting):
     """A ChatModel that keeps count.
 
     answer:  the text, or a function of the request that gives it; streamed word by word.
@@ -41,14 +60,15 @@ class FakeModel:
         self._model_id, self._answer, self._fails = model_id, answer, fails
         self.step, self._delay_s, self._breaks_after = step, delay_s, breaks_after
         self.requests: list[ChatRequest] = []
-        self.running = self.peak = self.cancelled = 0
+        super().__init__()
 
     @property
     def model_id(self) -> str:
         return self._model_id
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        with self._counted(request):
+        self.requests.append(request)
+        with self._counted():
             await self._wait()
             if failure := self._fails(request):
                 raise failure
@@ -56,7 +76,8 @@ class FakeModel:
             return ChatReply("".join(words), self._model_id, "stop", self._usage(request, words))
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
-        with self._counted(request):
+        self.requests.append(request)
+        with self._counted():
             words = self._words(request)
             for index, word in enumerate(words):
                 await self._wait()
@@ -64,19 +85,6 @@ class FakeModel:
                     raise failure
                 yield ChatDelta(word)
             yield ChatDelta("", "stop", self._usage(request, words))
-
-    @contextmanager
-    def _counted(self, request: ChatRequest) -> Iterator[None]:
-        self.requests.append(request)
-        self.running += 1
-        self.peak = max(self.peak, self.running)
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled += 1
-            raise
-        finally:
-            self.running -= 1
 
     async def _wait(self) -> None:
         await asyncio.sleep(self._delay_s)
@@ -110,7 +118,7 @@ class FakeHerd:
         return self.states
 
 
-class FakeTribunals:
+class FakeTribunals(Counting):
     """Tribunals that keep count, all of which go by one script.
 
     script:  what is told, one after the other; an exception is raised in its place.
@@ -137,7 +145,7 @@ class FakeTribunals:
         self.asks: list[TribunalAsk] = []
         self.resumed: list[tuple[str, int]] = []
         self.stopped: list[str] = []
-        self.running = self.cancelled = 0
+        super().__init__()
 
     def spec(self, name: str) -> Mapping[str, Any]:
         return self.specs[name]
@@ -184,17 +192,6 @@ class FakeTribunals:
             if isinstance(told, BaseException):
                 raise told
             yield dict(told)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.running += 1
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled += 1
-            raise
-        finally:
-            self.running -= 1
 
     async def _wait(self) -> None:
         await asyncio.sleep(0)

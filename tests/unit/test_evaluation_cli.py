@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.cli import _guarded, app
+from tests.unit.conftest import Corral
 from tests.unit.evaluation import FakeService, number_of, questions
-
-Corral = Callable[[str], tuple[int, str, str]]
 
 
 def answer(body: dict[str, Any]) -> str:
@@ -33,16 +29,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeService:
     tasks = [task.model_dump(exclude_none=True, mode="json") for task in questions(60, tags=["sums"])]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     return made
-
-
-@pytest.fixture
-def corral(capsys: pytest.CaptureFixture[str]) -> Corral:
-    def run(line: str) -> tuple[int, str, str]:
-        code = _guarded(lambda: app(shlex.split(line), standalone_mode=False))
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def test_a_whole_evaluation(fake: FakeService, corral: Corral, tmp_path: Path) -> None:

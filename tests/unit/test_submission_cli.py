@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from app.cli import _guarded, app
 from app.fetch_report import FetchProgress, Report
 from app.hub import NoAccess
 from app.log_files import read
 from app.submission.submit import Submitted
+from tests.unit.conftest import Corral
 from tests.unit.submission import Site
-
-Corral = Callable[[str], tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -35,16 +32,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     cluster = "{walltime: '1:00:00', shared: ./shared}"
     (tmp_path / "p.yaml").write_text(f"models: {{{model}}}\ncluster: {cluster}\n")
     return made
-
-
-@pytest.fixture
-def corral(capsys: pytest.CaptureFixture[str]) -> Corral:
-    def run(line: str) -> tuple[int, str, str]:
-        code = _guarded(lambda: app(shlex.split(line), standalone_mode=False))
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def test_a_life_in_json(site: Site, corral: Corral) -> None:
