@@ -19,7 +19,7 @@ from typing import TypeVar
 from deployments.chat import BatchModel, ChatModel, ChatReply, ChatRequest
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded
 
-BATCH = 16
+BATCH = 32
 """Items of one call to a model: what a call costs both ends is a third of what a short answer costs the engine."""
 
 FindModel = Callable[[str], Awaitable[ChatModel]]

@@ -1,4 +1,4 @@
-"""How many bulk items a replica has in its engine: all that come while nobody else asks, few beside people.
+"""How many bulk items a replica has in its engine: as many as keep it full while nobody else asks, few beside people.
 
 vLLM's priorities decide who is scheduled first, not how long a step takes: beside 64 bulk sequences everybody's next
 token takes as long as all 64 (python -m loadtests.bulk has the figures).
@@ -17,10 +17,16 @@ LINGER_S = 2.0
 
 
 class Courtesy:
-    """One for each replica, of one event loop. few: items beside people, at least one."""
+    """One for each replica, of one event loop. few: items beside people, most: items alone, both at least one.
 
-    def __init__(self, few: int, linger_s: float = LINGER_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._few, self._linger_s, self._clock = max(1, few), linger_s, clock
+    A full engine gains nothing from more, and would wait for its first step until all that have come are rendered.
+    """
+
+    def __init__(
+        self, few: int, most: int, linger_s: float = LINGER_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._few, self._most = max(1, few), max(1, most)
+        self._linger_s, self._clock = linger_s, clock
         self._people = 0
         self._left = -linger_s
         self._items = 0
@@ -73,7 +79,7 @@ class Courtesy:
 
     def _room(self) -> bool:
         alone = not self._people and self._clock() - self._left >= self._linger_s
-        return alone or self._items < self._few
+        return self._items < (self._most if alone else self._few)
 
     def _wake(self) -> None:
         while self._waiting and self._room():

@@ -9,8 +9,8 @@ from typing import Any
 Finished = tuple[int, Any]
 """Index and result; an Exception where there is none."""
 
-GATHER_S = 0.02
-"""What finishes within this time goes in one list: a list costs its sender as much as an answer."""
+GATHER_S = 0.1
+"""What finishes within this time goes in one list: passing a list on costs both ends as much as a short answer does."""
 
 
 async def finished(work: Iterable[Coroutine[Any, Any, Any]]) -> AsyncGenerator[list[Finished], None]:
@@ -20,9 +20,7 @@ async def finished(work: Iterable[Coroutine[Any, Any, Any]]) -> AsyncGenerator[l
     try:
         while left:
             await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(GATHER_S)
-            done = {task for task in left if task.done()}
-            left -= done
+            done, left = await asyncio.wait(left, timeout=GATHER_S)
             yield [(tasks[task], _result(task)) for task in sorted(done, key=lambda task: tasks[task])]
     finally:
         for task in left:

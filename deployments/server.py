@@ -5,6 +5,7 @@ With models.py the only module that imports ray.serve.llm, which cannot be impor
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -27,9 +28,13 @@ from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingE
 from deployments.gate import Gate
 from deployments.many import Finished, finished
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
+from deployments.short_prompts import render_short_here
 
 BESIDE_PEOPLE = 8
 """One bulk item for so many sequences of the engine runs beside interactive requests."""
+
+ALONE = 1.5
+"""Bulk items for each sequence of the engine while nobody else asks: the next ones have to be there in time."""
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -80,7 +85,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         self._max_body = max_body
         self._serving: Any = None
         """vLLM's chat layer, where no adapter has to be loaded before it: a tenth cheaper than through LLMServer."""
-        self._courtesy = Courtesy(few=spec.max_sequences // BESIDE_PEOPLE)
+        sequences = spec.max_sequences
+        self._courtesy = Courtesy(few=sequences // BESIDE_PEOPLE, most=int(ALONE * sequences))
         await super().__init__(llm_config, engine_cls=CorralEngine)
 
     async def _start_engine(self) -> None:
@@ -99,9 +105,11 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = await super().__serve_build_asgi_app__()
         keep_environment()
+        render_short_prompts(app)
         if self._spec.lora is None:
             self._serving = getattr(app.state, "openai_serving_chat", None)
         direct = DirectChat(app, chat_request_type())
+        freeze_heap()
         return Gate(app, known_fields(), self._max_body, self._spec.task, direct, self._courtesy)
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +237,20 @@ def keep_environment() -> None:
     from vllm import envs
 
     getattr(envs, "enable_envs_cache", lambda: None)()
+
+
+def render_short_prompts(app: Any) -> None:
+    from vllm.renderers import hf
+
+    renderer = getattr(getattr(app.state, "openai_serving_chat", None), "renderer", None)
+    if isinstance(renderer, hf.HfRenderer):
+        render_short_here(renderer, hf.safe_apply_chat_template)
+
+
+def freeze_heap() -> None:
+    """Keep the garbage collector off what is there at the start, as vLLM's own server does: a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def known_fields() -> dict[str, frozenset[str]]:

@@ -34,7 +34,7 @@ async def settle() -> None:
 
 
 async def test_all_items_run_while_nobody_asks() -> None:
-    courtesy = Courtesy(few=2)
+    courtesy = Courtesy(few=2, most=50)
     items = Items(courtesy, 50)
     await settle()
     assert courtesy.items == 50
@@ -42,8 +42,23 @@ async def test_all_items_run_while_nobody_asks() -> None:
     assert courtesy.items == 0
 
 
+async def test_an_engine_that_is_full_gets_no_more_until_one_ends() -> None:
+    courtesy = Courtesy(few=2, most=8)
+    items = Items(courtesy, 20)
+    await settle()
+    assert courtesy.items == 8
+    items.end.release()
+    await settle()
+    assert courtesy.items == 8
+    assert sum(task.done() for task in items.tasks) == 1
+    for _ in range(19):
+        items.end.release()
+    await asyncio.gather(*items.tasks)
+    assert courtesy.items == 0
+
+
 async def test_beside_people_there_are_few_and_those_that_run_are_not_ended() -> None:
-    courtesy = Courtesy(few=2)
+    courtesy = Courtesy(few=2, most=50)
     running = Items(courtesy, 5)
     await settle()
     with courtesy.person():
@@ -60,7 +75,7 @@ async def test_beside_people_there_are_few_and_those_that_run_are_not_ended() ->
 
 
 async def test_all_run_again_when_nobody_has_asked_for_a_while() -> None:
-    courtesy = Courtesy(few=1, linger_s=0.02)
+    courtesy = Courtesy(few=1, most=50, linger_s=0.02)
     with courtesy.person():
         items = Items(courtesy, 8)
         await settle()
@@ -74,7 +89,7 @@ async def test_all_run_again_when_nobody_has_asked_for_a_while() -> None:
 
 @pytest.mark.parametrize("had_its_turn", [False, True])
 async def test_an_item_that_is_cancelled_leaves_its_place(had_its_turn: bool) -> None:
-    courtesy = Courtesy(few=1)
+    courtesy = Courtesy(few=1, most=50)
     with courtesy.person():
         first, second = Items(courtesy, 1), Items(courtesy, 1)
         await settle()
