@@ -16,7 +16,7 @@ RENDER, TOKENIZE = "_apply_chat_template_async", "_tokenize_prompt_async"
 
 
 def render_short_here(renderer: Any, apply_template: Callable[..., Any]) -> bool:
-    """Have vLLM's renderer do so; apply_template is what its thread runs. False if it is another: it is left as it is."""
+    """Have vLLM's renderer do so; apply_template is what its thread runs. False, nothing changed, if it is another."""
     render, tokenize = getattr(renderer, RENDER, None), getattr(renderer, TOKENIZE, None)
     tokenize_here = getattr(renderer, "_tokenize_prompt", None)
     if not (render and tokenize and tokenize_here):
