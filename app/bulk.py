@@ -70,15 +70,21 @@ class Gate:
 
 
 class Gates:
-    """One gate per lane, shared by every bulk call that gets this object."""
+    """One gate per lane, shared by every bulk call that gets this object. places: of single lanes, by name."""
 
-    def __init__(self, max_in_flight: int) -> None:
-        self.max_in_flight = max_in_flight
-        self.batch = min(BATCH, max_in_flight)
+    def __init__(self, max_in_flight: int, places: Mapping[str, int] | None = None) -> None:
+        self._max_in_flight, self._places = max_in_flight, dict(places or {})
         self._gates: dict[str, Gate] = {}
 
+    def places(self, lane: str) -> int:
+        return self._places.get(lane, self._max_in_flight)
+
+    def batch(self, lane: str) -> int:
+        """Items of one call to a model of this lane."""
+        return min(BATCH, self.places(lane))
+
     def of(self, lane: str) -> Gate:
-        return self._gates.setdefault(lane, Gate(self.max_in_flight))
+        return self._gates.setdefault(lane, Gate(self.places(lane)))
 
 
 Put = Callable[[BulkLine], Awaitable[None]]
@@ -102,14 +108,11 @@ class Runner:
             return error
 
     async def take(self, pending: deque[BulkJob]) -> tuple[ChatModel | Exception, list[BulkJob]]:
-        """The next job's model, or why it cannot answer, and what goes to it in one call."""
-        name = pending[0].model
-        model = await self.model(name)
-        most = self.gates.batch if isinstance(model, BatchModel) else 1
-        jobs: list[BulkJob] = []
-        while pending and len(jobs) < most and pending[0].model == name:
-            jobs.append(pending.popleft())
-        return model, jobs
+        """Their model, or why it cannot answer, and those that go to it in one call: maybe none are left."""
+        first = pending[0]
+        model = await self.model(first.model)
+        most = self.gates.batch(first.lane) if isinstance(model, BatchModel) else 1
+        return model, [pending.popleft() for _ in range(min(most, len(pending)))]
 
     async def answer(self, model: ChatModel, jobs: Sequence[BulkJob], until: float, put: Put) -> None:
         """Put a line for each of the jobs, which are of one lane; raises only if the calling task is cancelled."""
@@ -173,11 +176,12 @@ def backoff_s(attempt: int, retry_after_s: float, jitter: float) -> float:
 async def run_bulk(jobs: Sequence[BulkJob], runner: Runner) -> AsyncGenerator[BulkLine, None]:
     """A line for every job, as they finish. Closing the iterator cancels all that is in flight."""
     until = asyncio.get_running_loop().time() + runner.deadline_s
-    done: asyncio.Queue[BulkLine] = asyncio.Queue(maxsize=2 * runner.gates.max_in_flight)
+    queues = list(_queues(jobs))
+    done: asyncio.Queue[BulkLine] = asyncio.Queue(maxsize=2 * sum(runner.gates.places(each[0].lane) for each in queues))
     workers = [
         asyncio.create_task(_work(number, pending, runner, until, done.put))
-        for pending in _lanes(jobs)
-        for number in range(min(runner.gates.max_in_flight, len(pending)))
+        for pending in queues
+        for number in range(min(runner.gates.places(pending[0].lane), len(pending)))
     ]
     try:
         for _ in jobs:
@@ -200,20 +204,25 @@ async def in_order(lines: AsyncIterator[BulkLine]) -> AsyncIterator[BulkLine]:
 
 
 async def _work(number: int, pending: deque[BulkJob], runner: Runner, until: float, put: Put) -> None:
+    if not pending:
+        return
+    first = pending[0]
     # In batches a few fill the lane; more would only stand before other bulk calls.
-    spare = number * runner.gates.batch >= runner.gates.max_in_flight
-    if pending and spare and isinstance(await runner.model(pending[0].model), BatchModel):
+    spare = number * runner.gates.batch(first.lane) >= runner.gates.places(first.lane)
+    if spare and isinstance(await runner.model(first.model), BatchModel):
         return
     while pending:
         model, jobs = await runner.take(pending)
         if isinstance(model, Exception):
-            await put(BulkLine(jobs[0].index, error=model))
-            continue
-        await runner.answer(model, jobs, until, put)
+            for job in jobs:
+                await put(BulkLine(job.index, error=model))
+        elif jobs:  # somebody else may have taken the last ones
+            await runner.answer(model, jobs, until, put)
 
 
-def _lanes(jobs: Sequence[BulkJob]) -> Iterator[deque[BulkJob]]:
-    lanes: defaultdict[str, deque[BulkJob]] = defaultdict(deque)
+def _queues(jobs: Sequence[BulkJob]) -> Iterator[deque[BulkJob]]:
+    """The jobs of each model. Models of one lane share its gate, and are asked side by side."""
+    queues: defaultdict[tuple[str, str], deque[BulkJob]] = defaultdict(deque)
     for job in jobs:
-        lanes[job.lane].append(job)
-    yield from lanes.values()
+        queues[job.lane, job.model].append(job)
+    yield from queues.values()

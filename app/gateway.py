@@ -25,6 +25,10 @@ from deployments.retrieval.client import RetrievalClient
 from deployments.serve_state import read_nodes, read_status, replica_addresses
 from deployments.tribunal.client import TribunalClient
 
+BULK_IN_FLIGHT = 256
+IN_FLIGHT_SHARE = 2
+"""Bulk items for each sequence of a model's engines: those in them, those that wait there, those on their way."""
+
 
 class Gateway:
     """A Serve deployment; one replica is one process of the gateway."""
@@ -90,10 +94,19 @@ def _limits(settings: Settings) -> Limits:
         connect_timeout_s=settings.edge.connect_timeout_s,
         idle_timeout_s=settings.edge.idle_timeout_s,
         bulk=BulkLimits(
-            max_items=bulk.max_items, max_in_flight=bulk.max_in_flight, max_body=bulk.max_body, priority=bulk.priority
+            max_items=bulk.max_items,
+            max_in_flight=bulk.max_in_flight or BULK_IN_FLIGHT,
+            in_flight={} if bulk.max_in_flight else {spec.id: _in_flight(spec) for spec in settings.specs},
+            max_body=bulk.max_body,
+            priority=bulk.priority,
         ),
         max_upload=settings.rag.max_upload,
     )
+
+
+def _in_flight(spec: ModelSpec) -> int:
+    """Bulk items that fill all engines of a model, with those that wait there and those on their way."""
+    return max(BULK_IN_FLIGHT, IN_FLIGHT_SHARE * spec.max_sequences * spec.autoscaling.max_replicas)
 
 
 def _engine_metrics(specs: tuple[ModelSpec, ...], clients: Mapping[str, ModelClient], herd: ServeHerd) -> Any:

@@ -34,6 +34,7 @@ class BulkLimits(Section):
 
     max_items: int = Field(10_000, ge=1)
     max_in_flight: int = Field(16, ge=1, description="Bulk requests at once per base model, over all bulk calls.")
+    in_flight: dict[str, int] = Field({}, description="The same of single base models.")
     max_body: ByteSize = Field(ByteSize(64 << 20), gt=0)
     priority: int = Field(10, ge=0, description="Scheduling priority; interactive requests have 0, lower runs first.")
     deadline_s: float = Field(3600, gt=0, description="What has no answer by then fails with deadline_exceeded.")

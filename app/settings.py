@@ -44,7 +44,10 @@ class BulkConfig(Section):
     """Many prompts in one request; they wait behind interactive ones (vLLM: lower priority numbers go first)."""
 
     max_items: int = Field(10_000, ge=1)
-    max_in_flight: int = Field(256, ge=1, description="Items at work at once, for each model, over all bulk requests.")
+    max_in_flight: int | None = Field(
+        None, ge=1, description="Items at work at once, for each model, over all bulk requests; "
+        "if unset, as many as keep all of its replicas full.",
+    )  # fmt: skip
     max_body: ByteSize = Field(ByteSize(64 * MIB), gt=0)
     priority: int = Field(10, ge=0)
 

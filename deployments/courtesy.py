@@ -1,7 +1,8 @@
 """How many bulk items a replica has in its engine: as many as keep it full while nobody else asks, few beside people.
 
 vLLM's priorities decide who is scheduled first, not how long a step takes: beside 64 bulk sequences everybody's next
-token takes as long as all 64 (python -m loadtests.bulk has the figures).
+token takes as long as all 64 (python -m loadtests.bulk has the figures). Nor do they make room: who comes to an engine
+that has no sequence left waits for one to end, so the youngest item is given up for them and begins anew later.
 """
 
 from __future__ import annotations
@@ -9,81 +10,146 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+Turn = asyncio.Future[None]
+Task = asyncio.Task[Any]
 
 LINGER_S = 2.0
 """After an interactive request the next one is expected for so long."""
+A_LITTLE_S = 0.01
+"""A timer may be early."""
+BESIDE_PEOPLE = 8
+"""One bulk item for so many sequences of the engine runs beside interactive requests."""
+ALONE = 1.5
+"""Items for each sequence while nobody else asks: the next ones have to be there in time. A full engine gains nothing
+from more, and would wait for its first step until all that have come are rendered.
+"""
 
 
 class Courtesy:
-    """One for each replica, of one event loop. few: items beside people, most: items alone, both at least one.
+    """One for each replica, of one event loop. sequences: that the engine runs at once."""
 
-    A full engine gains nothing from more, and would wait for its first step until all that have come are rendered.
-    """
-
-    def __init__(
-        self, few: int, most: int, linger_s: float = LINGER_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._few, self._most = max(1, few), max(1, most)
-        self._linger_s, self._clock = linger_s, clock
+    def __init__(self, sequences: int, linger_s: float = LINGER_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sequences, self._linger_s, self._clock = sequences, linger_s, clock
+        self._few, self._most = max(1, sequences // BESIDE_PEOPLE), max(1, int(ALONE * sequences))
         self._people = 0
         self._left = -linger_s
-        self._items = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running: dict[Task, None] = {}
+        """From the oldest on."""
+        self._given_up: set[Task] = set()
+        self._waiting: deque[Turn] = deque()
+        self._called = 0
+        """Items that have their turn and do not run yet."""
 
     @property
     def items(self) -> int:
         """Bulk items in the engine."""
-        return self._items
+        return len(self._running) + self._called
+
+    @property
+    def waiting(self) -> int:
+        """Bulk items that are not in the engine yet."""
+        return len(self._waiting)
 
     @contextmanager
     def person(self) -> Iterator[None]:
         """While an interactive request is answered."""
         self._people += 1
+        self._make_room()
         try:
             yield
         finally:
             self._people -= 1
             self._left = self._clock()
-            if self._waiting and not self._people:
-                asyncio.get_running_loop().call_later(self._linger_s, self._wake)
+            self._wake_later()
 
-    @asynccontextmanager
-    async def item(self) -> AsyncIterator[None]:
-        """While a bulk item is answered; waits for its turn, first come first served."""
-        await self._enter()
+    async def item(self, answer: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """What `answer` returns or raises. It waits for its turn, first come first served, and may be called again."""
+        await self._turn(first=False)
+        while True:
+            self._called -= 1
+            task = asyncio.ensure_future(answer())
+            self._running[task] = None
+            try:
+                return await self._kept(task)
+            except _GivenUp:
+                pass
+            finally:
+                self._running.pop(task, None)
+                self._wake()
+            await self._turn(first=True)
+
+    async def _kept(self, task: asyncio.Task[Result]) -> Result:
+        """Its result. Raises _GivenUp, however the task took its end, if that was not its own."""
         try:
-            yield
+            result = await task
+        except BaseException:
+            if task in self._given_up and not _is_cancelled():
+                raise _GivenUp from None
+            raise
+        else:
+            if task in self._given_up:
+                raise _GivenUp
+            return result
         finally:
-            self._leave()
+            self._given_up.discard(task)
 
-    async def _enter(self) -> None:
-        if not self._waiting and self._room():
-            self._items += 1
+    def _make_room(self) -> None:
+        """Give up the youngest of those that hold a sequence if the last one who came would find none."""
+        left = self._sequences - self._people
+        held = list(self._running)[: max(0, left + 1)]
+        if left < len(held) > self._few and held[-1].cancel():
+            del self._running[held[-1]]
+            self._given_up.add(held[-1])
+
+    async def _turn(self, *, first: bool) -> None:
+        """Wait until there is room; it is taken then."""
+        if self._room() and (first or not self._waiting):
+            self._called += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        turn: Turn = asyncio.get_running_loop().create_future()
+        self._waiting.insert(0 if first else len(self._waiting), turn)
+        self._wake_later()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                with suppress(ValueError):
+                    self._waiting.remove(turn)
             else:  # it had its turn already
-                self._leave()
+                self._called -= 1
+                self._wake()
             raise
 
-    def _leave(self) -> None:
-        self._items -= 1
-        self._wake()
-
     def _room(self) -> bool:
-        alone = not self._people and self._clock() - self._left >= self._linger_s
-        return self._items < (self._most if alone else self._few)
+        alone = not self._people and self._rest_s() <= 0
+        return self.items < (self._most if alone else self._few)
+
+    def _rest_s(self) -> float:
+        """Until nobody is expected any more."""
+        return self._linger_s - (self._clock() - self._left)
+
+    def _wake_later(self) -> None:
+        rest = self._rest_s()
+        if self._waiting and not self._people and rest > 0:
+            asyncio.get_running_loop().call_later(rest + A_LITTLE_S, self._wake)
 
     def _wake(self) -> None:
         while self._waiting and self._room():
             turn = self._waiting.popleft()
             if not turn.done():
-                self._items += 1
+                self._called += 1
                 turn.set_result(None)
+
+
+class _GivenUp(Exception):
+    """An item made room for somebody."""
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

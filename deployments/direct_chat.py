@@ -7,6 +7,7 @@ and everything that is refused before the engine has it, goes the usual way, whi
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -19,8 +20,13 @@ ROUTE = "/v1/chat/completions"
 STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 USUAL = (b"origin", b"serve_multiplexed_model_id")
 """Headers of requests that need a middleware of vLLM's or Serve's app."""
-ARGUMENTS = ("api_key", "middleware", "enable_request_id_headers", "sse_keep_alive_interval", "root_path")
+ARGUMENTS = (
+    "api_key", "middleware", "enable_request_id_headers", "sse_keep_alive_interval", "root_path",
+    "enable_server_load_tracking",
+)  # fmt: skip
 """Arguments of vLLM's server that put something around its routes."""
+KEY = "VLLM_API_KEY"
+"""A variable that does so, too."""
 
 
 class DirectChat:
@@ -31,7 +37,8 @@ class DirectChat:
         self._request_type = request_type
         self._serving: Any = getattr(app.state, "openai_serving_chat", None)
         arguments = getattr(app.state, "args", None)
-        self._usable = self._serving is not None and not any(getattr(arguments, name, None) for name in ARGUMENTS)
+        around = os.environ.get(KEY) or any(getattr(arguments, name, None) for name in ARGUMENTS)
+        self._usable = self._serving is not None and not around
         if self._serving is not None:
             write_plain_streams(self._serving)
 

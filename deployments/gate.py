@@ -88,7 +88,7 @@ class Gate:
         courtesy: Courtesy | None = None,
     ) -> None:
         self.app = app
-        self._courtesy = courtesy or Courtesy(few=1, most=1)
+        self._courtesy = courtesy or Courtesy(1)
         self._direct = direct
         self._task = task
         self._fields = fields

@@ -30,7 +30,7 @@ def write_plain_streams(serving: Any) -> bool:
     if original is None or tuple(inspect.signature(original).parameters)[: len(EXPECTED)] != EXPECTED:
         logger.info("this vLLM streams chat answers in another way than the one known here; it keeps its own")
         return False
-    if _has_reasoning(serving) or getattr(serving, "enable_log_outputs", False):
+    if _reads_tokens(serving) or getattr(serving, "enable_log_outputs", False):
         return False
 
     def generator(request: Any, results: AsyncIterator[Any], *rest: Any, **named: Any) -> AsyncGenerator[str, None]:
@@ -43,9 +43,12 @@ def write_plain_streams(serving: Any) -> bool:
     return True
 
 
-def _has_reasoning(serving: Any) -> bool:
-    """Whether thoughts are told apart from the answer, token by token."""
-    return getattr(getattr(serving, "parser_cls", None), "reasoning_parser_cls", None) is not None
+def _reads_tokens(serving: Any) -> bool:
+    """Whether a parser goes over every token: one of thoughts, or one that finds a model's markup by its tokens."""
+    parsers = getattr(serving, "parser_cls", None)
+    tools = getattr(parsers, "tool_parser_cls", None)
+    thoughts = getattr(parsers, "reasoning_parser_cls", None)
+    return thoughts is not None or bool(getattr(tools, "engine_based_streaming", False))
 
 
 def is_plain(request: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.config import ModelSpec
+from deployments.scaling_policy import POLICY
 
 HEALTH_PERIOD_S = 2
 """A dead engine is noticed after three failed checks."""
@@ -33,6 +34,7 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
     if scaling.max_replicas > scaling.min_replicas:
         autoscaling["metrics_interval_s"] = SCALING_INTERVAL_S if scaling.min_replicas else WAKING_INTERVAL_S
         autoscaling["look_back_period_s"] = LOOK_BACK_S
+        autoscaling["policy"] = {"policy_function": POLICY}
     if scaling.initial_replicas is not None:
         autoscaling["initial_replicas"] = scaling.initial_replicas
     return {

@@ -9,6 +9,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import openai.types as openai_types
@@ -28,13 +29,8 @@ from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingE
 from deployments.gate import Gate
 from deployments.many import Finished, finished
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
+from deployments.scaling_policy import BULK_ITEMS
 from deployments.short_prompts import render_short_here
-
-BESIDE_PEOPLE = 8
-"""One bulk item for so many sequences of the engine runs beside interactive requests."""
-
-ALONE = 1.5
-"""Bulk items for each sequence of the engine while nobody else asks: the next ones have to be there in time."""
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -85,8 +81,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         self._max_body = max_body
         self._serving: Any = None
         """vLLM's chat layer, where no adapter has to be loaded before it: a tenth cheaper than through LLMServer."""
-        sequences = spec.max_sequences
-        self._courtesy = Courtesy(few=sequences // BESIDE_PEOPLE, most=int(ALONE * sequences))
+        self._courtesy = Courtesy(spec.max_sequences)
+        self._bulk_calls = 0
         await super().__init__(llm_config, engine_cls=CorralEngine)
 
     async def _start_engine(self) -> None:
@@ -122,15 +118,29 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
         Yields lists of (index, answer or ServingError) as they come. Closing it ends those that are left.
         """
-        async with aclosing(finished(self._item(body) for body in bodies)) as answers:
-            async for some in answers:
-                yield some
+        self._bulk_calls += 1
+        try:
+            async with aclosing(finished(self._courtesy.item(partial(self._item, body)) for body in bodies)) as answers:
+                async for some in answers:
+                    yield some
+        finally:
+            self._bulk_calls -= 1
 
     async def _item(self, body: dict[str, Any]) -> dict[str, Any]:
-        async with self._courtesy.item():
-            if self._serving is None:
-                return await self._answer(body)
-            return _in_short(await self._serving.create_chat_completion(_chat_request({**body, "stream": False})))
+        """Nothing of vLLM's leaves the replica, errors neither: who asks may have no vLLM."""
+        if self._serving is None:
+            return await self._answer(body)
+        request = _chat_request({**body, "stream": False})
+        try:
+            reply = await self._serving.create_chat_completion(request)
+        except Exception as error:  # its own handler of HTTP words them so
+            reply = self._serving.create_error_response(error)
+        return _in_short(reply)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For the autoscaler, which counts a call of many items as one request: the items beyond that."""
+        items = self._courtesy.items + self._courtesy.waiting
+        return {BULK_ITEMS: float(max(0, items - self._bulk_calls))}
 
     async def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         async for reply in await self.chat(_chat_request({**body, "stream": False})):
@@ -178,7 +188,7 @@ def _plain(reply: Any) -> dict[str, Any]:
 
 def _in_short(reply: Any) -> dict[str, Any]:
     """What a bulk item needs of vLLM's answer, in OpenAI's words."""
-    if isinstance(reply, wire.ErrorResponse):
+    if hasattr(reply, "error"):  # vLLM's ErrorResponse; wire's is a kind of it
         raise _serving_error(reply.error.model_dump())
     choice, usage = reply.choices[0], reply.usage
     return {

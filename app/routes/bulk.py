@@ -51,7 +51,7 @@ class BulkRoutes:
     def __init__(self, services: Services, telemetry: Telemetry) -> None:
         self.services, self.telemetry = services, telemetry
         limits = services.limits.bulk
-        self.runner = Runner(services.chat_model, Gates(limits.max_in_flight), limits.deadline_s)
+        self.runner = Runner(services.chat_model, Gates(limits.max_in_flight, limits.in_flight), limits.deadline_s)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Corral"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,6 +188,30 @@ async def test_a_second_bulk_call_gets_its_turn_beside_the_first() -> None:
     await lines_of(jobs(16), how)
     assert not first.done()
     await first
+
+
+async def test_items_of_a_base_and_its_adapters_mixed_go_in_batches_side_by_side() -> None:
+    first, second = FakeBatchModel("a", echo, delay_s=0.001), FakeBatchModel("b", echo, delay_s=0.001)
+    mixed = [BulkJob(job.index, "ab"[job.index % 2], "a", job.request) for job in jobs(200)]
+    how = runner(first, second, max_in_flight=64)
+
+    async def found_later(name: str) -> FakeModel:
+        await asyncio.sleep(0)  # as a look at the herd does now and then
+        return {"a": first, "b": second}[name]
+
+    lines = await lines_of(mixed, replace(how, find=found_later))
+    assert sorted(line.index for line in lines) == list(range(200))
+    assert not [line.error for line in lines if line.error]
+    assert (sum(first.calls), sum(second.calls)) == (100, 100)
+    assert max(len(first.calls), len(second.calls)) <= 8
+    assert max(first.peak, second.peak) <= 64
+
+
+async def test_a_lane_may_have_places_of_its_own() -> None:
+    model = FakeBatchModel("a", echo, delay_s=0.001)
+    how = replace(runner(model), gates=Gates(4, {"a": 48}))
+    await lines_of(jobs(100), how)
+    assert 4 < model.peak <= 48
 
 
 async def test_in_order_gives_each_line_as_soon_as_all_before_it_are_there() -> None:

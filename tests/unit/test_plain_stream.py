@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -156,3 +157,29 @@ def test_another_vllm_keeps_its_own_way() -> None:
 def test_what_adds_to_each_event_is_not_plain(field: dict[str, Any]) -> None:
     assert is_plain(PLAIN)
     assert not is_plain(SimpleNamespace(**{**vars(PLAIN), **field}))
+
+
+@pytest.mark.parametrize(
+    ("parsers", "written"),
+    [
+        (
+            SimpleNamespace(tool_parser_cls=SimpleNamespace(engine_based_streaming=False), reasoning_parser_cls=None),
+            True,
+        ),
+        (
+            SimpleNamespace(tool_parser_cls=SimpleNamespace(engine_based_streaming=True), reasoning_parser_cls=None),
+            False,
+        ),
+        (SimpleNamespace(tool_parser_cls=None, reasoning_parser_cls=SimpleNamespace()), False),
+    ],
+)
+def test_a_parser_that_reads_every_token_keeps_vllms_way(parsers: Any, written: bool) -> None:
+    serving: Any = Serving()
+    serving.parser_cls = parsers
+    assert write_plain_streams(serving) is written
+
+
+def test_every_tool_parser_of_this_vllm_says_how_it_reads() -> None:
+    """The name that this rests on is vLLM's own."""
+    abstract = importlib.import_module("vllm.tool_parsers.abstract_tool_parser")
+    assert abstract.ToolParser.engine_based_streaming is False
