@@ -21,8 +21,10 @@ from app.profile import Layer, SettingsError, absolute, absolute_folder
 from deployments.config import ModelSpec
 from deployments.tribunal.config import TribunalSpec
 
-RESERVED = frozenset({"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL"})
-"""Variables that are not settings: read by load_settings and the command, or set inside a service."""
+RESERVED = frozenset(
+    {"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL", "CORRAL_API_KEY"}
+)
+"""Variables that are not settings: read by load_settings and the commands, or set inside a service."""
 
 Keys = Mapping[Any, list[str]]
 """Type of a section of many -> the keys that the profile has there."""

@@ -132,7 +132,8 @@ def main() -> int:
     given = arguments()
     for number in (signal.SIGTERM, signal.SIGINT):  # or the servers would be left behind
         signal.signal(number, _interrupt)
-    os.environ.pop("CORRAL_API_KEY", None)  # the service that is started here has none
+    if not given.corral:
+        os.environ.pop("CORRAL_API_KEY", None)  # the service that is started here has none
     try:
         return run(given, given.out or Path("reports") / f"bench-{datetime.now():%Y-%m-%d-%H%M%S}")
     except ServerError as error:

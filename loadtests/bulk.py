@@ -10,12 +10,14 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from loadtests.sweep.intervals import ratio_of
 
 PARTITIONS = ("alder", "birch", "cedar", "fir", "maple", "oak", "willow")
 AIM_THROUGHPUT, AIM_TTFT = 0.95, 2.0
+TEXT = re.compile(rb'"delta":\{"content":"(?!")')
 BETWEEN_S = 0.1
 """Between two questions of the person."""
 
@@ -76,13 +79,15 @@ def bulk(address: str, model: str, asked: list[str], max_tokens: int) -> Round:
 
 
 def first_token_s(address: str, model: str, prompt: str) -> float:
-    """Seconds to the first text of a streamed chat, which is then read to its end."""
+    """Seconds to the first text of a streamed chat, which is then read to its end. RuntimeError if it has none."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 32, "stream": True}
     began, first = time.perf_counter(), 0.0
     with posted(f"{address}/v1/chat/completions", body) as answer:
         for line in answer:
-            if not first and b'"delta":{"content":"' in line:
+            if not first and TEXT.search(line):
                 first = time.perf_counter() - began
+    if not first:
+        raise RuntimeError(f"an answer of {model} has no text")
     return first
 
 
@@ -138,18 +143,20 @@ def person(address: str, model: str, questions: int, seed: int, stop: threading.
 
 
 def beside_bulk(address: str, given: argparse.Namespace) -> list[float]:
-    """The same person while a bulk call runs."""
+    """The same person while a bulk call runs. Raises what became of the call if it failed."""
     over = threading.Event()
 
-    def run() -> None:
-        bulk(address, given.model, prompts(given.prompts * 2, given.seed + 99), given.max_tokens)
-        over.set()
+    def run() -> Round:
+        try:
+            return bulk(address, given.model, prompts(given.prompts * 2, given.seed + 99), given.max_tokens)
+        finally:
+            over.set()
 
-    load = threading.Thread(target=run)
-    load.start()
-    time.sleep(0.5)
-    found = person(address, given.model, 10_000, given.seed + 1, over)
-    load.join()
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(run)
+        time.sleep(0.5)
+        found = person(address, given.model, 10_000, given.seed + 1, over)
+        load.result()
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +45,10 @@ class Kind(StrEnum):
     RAG = "rag"
 
 
+ASK_SEVERAL = {Kind.TRIBUNAL, Kind.RAG}
+"""Kinds of which one request is several models' work."""
+
+
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +62,7 @@ class Point(Record):
     input_tokens: int = Field(128, ge=1)
     output_tokens: int = Field(128, ge=1)
     kind: Kind = Kind.CHAT
+    own_lengths: bool = Field(False, description="the workload is a file, and the two lengths are not used")
 
     @property
     def load(self) -> str:
@@ -173,7 +179,7 @@ class RequestRow(Record):
     """One request in the kept record, for timelines; milliseconds from the measurement's begin."""
 
     began: float
-    ttft: float | None = None
+    ttft: float | None = Field(None, description="first token, from `began`")
     ended: float
     tokens: int | None = None
     fault: str | None = None
@@ -196,11 +202,18 @@ class Side(Record):
 
     name: str
     url: str
-    gpus: float | None = Field(None, description="GPUs behind it, None: not known")
+    gpus: float | None = Field(None, description="GPUs behind a model that gpus_of does not name, None: not known")
+    gpus_of: dict[str, float] = Field({}, description="GPUs behind each model of which that is known")
     server: str = Field("", description="what it says it is: version, engine")
     models: tuple[str, ...] = ()
     plain_models: tuple[str, ...] = Field((), description="these refuse vLLM's own fields, such as ignore_eos")
     contexts: dict[str, int] = Field({}, description="tokens that a model takes, where it was told")
+
+    def gpus_behind(self, point: Point) -> float | None:
+        """The GPUs that answer a point's requests; None if not known, and for kinds that ask several models."""
+        if point.kind in ASK_SEVERAL:
+            return None
+        return self.gpus_of.get(point.model, self.gpus)
 
 
 class Calibration(Record):
@@ -266,8 +279,15 @@ class Run:
 
     def of(self, point: Point, side: str) -> list[Measurement]:
         """The repeats of one point on one side, in order."""
-        found = [each for each in self.measurements if each.point == point and each.side == side]
-        return sorted(found, key=lambda each: each.repeat)
+        return list(self.grouped.get((point, side), ()))
+
+    @cached_property
+    def grouped(self) -> dict[tuple[Point, str], list[Measurement]]:
+        """The repeats by point and side, in order."""
+        found: dict[tuple[Point, str], list[Measurement]] = {}
+        for each in sorted(self.measurements, key=lambda each: each.repeat):
+            found.setdefault((each.point, each.side), []).append(each)
+        return found
 
 
 @dataclass(frozen=True)
@@ -313,6 +333,14 @@ class Ratio(Record):
     ratio: Interval
 
 
+class Difference(Record):
+    """The same as a difference in the figure's unit, ours less the other's; also where the other side's is 0."""
+
+    point: Point
+    figure: str
+    difference: Interval
+
+
 class Saturation(Record):
     """Where a model's throughput stops to grow, and how many users it holds under the limits."""
 
@@ -321,6 +349,7 @@ class Saturation(Record):
     kind: Kind = Kind.CHAT
     input_tokens: int
     output_tokens: int
+    own_lengths: bool = False
     concurrency: int | None = Field(
         description="fewest users with at least 95 % of the most output tokens/s; None if only the most users had that"
     )

@@ -10,7 +10,7 @@ from math import isfinite
 import typer
 from pydantic import ValidationError
 
-from loadtests.client.prompts import WorkloadError, workload_of
+from loadtests.client.prompts import WorkloadError, is_file, workload_of
 from loadtests.records import Kind, Limits, Point
 from loadtests.report.aims import Aim
 from loadtests.sweep.errors import PlanError
@@ -62,11 +62,19 @@ class Asked:
             rates = rates_of(self.rate) if self.rate is not None else ()
             users = concurrencies_of(self.concurrency) if self.concurrency is not None else ()
             lengths = lengths_of(self.lengths)
+            self._require_lengths(len(lengths))
             found = tuple(point for kind in models for point in points_of(models[kind], users, rates, lengths, (kind,)))
             workload_of(self.workload, found[0], self.seed)  # what is wrong with it is better told now
         except (PlanError, WorkloadError) as error:
             raise typer.BadParameter(str(error)) from None
-        return found
+        own = {"own_lengths": is_file(self.workload)}
+        return tuple(each.model_copy(update=own) for each in found)
+
+    def _require_lengths(self, lengths: int) -> None:
+        if lengths > 1 and is_file(self.workload):
+            raise PlanError(
+                "lengths: a file's conversations have their own: leave --lengths out, or ask --workload random"
+            )
 
 
 def limits_of(text: str | None) -> Limits:

@@ -62,8 +62,8 @@ def bench(
     against_name: Annotated[str | None, typer.Option("--against-name", help="What the report calls it.")] = None,
     against_key_env: Annotated[str | None, typer.Option(
         "--against-key-env", help="Variable with its key. The service's own is CORRAL_API_KEY.")] = None,
-    gpus: Annotated[float | None, typer.Option("--gpus", min=0, help="Behind the service.")] = None,
-    against_gpus: Annotated[float | None, typer.Option("--against-gpus", min=0, help="Behind the other one.")] = None,
+    gpus: Annotated[float | None, typer.Option("--gpus", min=0, help="Of the model, if no profile tells.")] = None,
+    against_gpus: Annotated[float | None, typer.Option("--against-gpus", min=0, help="On the other one.")] = None,
     no_stop: Annotated[bool, typer.Option("--no-stop", help="Go on where more users only wait longer.")] = False,
     title: Annotated[str, typer.Option("--title", help="Of the report.")] = "",
     aims: Aims = None, out: Out = None,
@@ -172,6 +172,8 @@ def _go_on(folder: Path, key_variable: str | None, aims: str | None, *, as_json:
     with _told():
         task = interruptible(resumed_task(folder, key_variable, found))
     if task is not None:
+        for notice in task.notices:
+            print_error(f"note: {notice}")
         _measure(task, as_json=as_json)
         return
     print_error(f"{folder} is whole: everything was measured before, and only its report is written anew")

@@ -44,16 +44,14 @@ def configuration_of(settings: Settings | None, models: Sequence[str]) -> dict[s
     return kept
 
 
-def gpus_of(settings: Settings | None, models: Sequence[str]) -> float | None:
-    """GPUs behind the measured models; None if that is not known, as with several on GPUs or replicas that vary."""
-    measured = _measured(settings, models) if settings else []
-    on_gpus = [spec for spec in measured if spec.gpus]
-    if measured and not on_gpus:
-        return 0
-    if len(measured) != 1:
-        return None
-    scaling = measured[0].autoscaling
-    return measured[0].gpus * scaling.max_replicas if scaling.min_replicas == scaling.max_replicas else None
+def gpus_of(settings: Settings | None, models: Sequence[str]) -> dict[str, float]:
+    """GPUs behind each measured model of which that is known: on GPUs its replicas must not vary."""
+    found: dict[str, float] = {}
+    for spec in _measured(settings, models) if settings else ():
+        scaling = spec.autoscaling
+        if not spec.gpus or scaling.min_replicas == scaling.max_replicas:
+            found |= {model: spec.gpus * scaling.max_replicas for model in spec.served_ids if model in models}
+    return found
 
 
 def _measured(settings: Settings, models: Sequence[str]) -> list[ModelSpec]:

@@ -12,8 +12,8 @@ import typer
 from app.talk import RefusedError, UnreachableError, base_url
 from deployments.retrieval.service import collection_of
 from deployments.tribunal.config import tribunal_name
-from loadtests.client.endpoint import Door, EndpointError, address, look, open_door
-from loadtests.records import Kind, Side
+from loadtests.client.endpoint import Door, EndpointError, address, look, open_door, server_name
+from loadtests.records import ASK_SEVERAL, Kind, Point, Side
 
 KEY_VARIABLE = "CORRAL_API_KEY"
 OURS, OURS_ELSEWHERE, OTHER = "corral", "endpoint", "other"
@@ -85,6 +85,15 @@ async def cards_of(where: Where) -> dict[str, Card]:
     return {card.id: card for card in found if card is not None}
 
 
+async def server_of(where: Where) -> str:
+    """Which server answers there, with its version where it tells one. Raises UnreachableError."""
+    try:
+        async with open_door(where.key) as session:
+            return await server_name(Door(session, where.url))
+    except EndpointError as error:
+        raise UnreachableError(str(error)) from None
+
+
 def _card(said: Any) -> Card | None:
     if not isinstance(said, dict) or not isinstance(said.get("id"), str):
         return None
@@ -101,11 +110,13 @@ def chosen(
     """
     if names is None and not cards[0]:
         raise typer.BadParameter(f"{wheres[0].url} lists no models: name them", param_hint="--models")
+    kinds = tuple(kinds)
     if names is None:
         names = [each for each, card in cards[0].items() if _asks(card) and all(each in has for has in cards if has)]
     else:
         _require(cards, wheres, names)
-    asked = {kind: [each for each in names if _suits(Card(each), kind)] for kind in kinds}
+        _require_kinds([_card_of(each, cards) for each in names], kinds)
+    asked = {kind: [each for each in names if _suits(_card_of(each, cards), kind)] for kind in kinds}
     for kind, models in asked.items():
         if not models:
             raise typer.BadParameter(_nobody(kind, cards), param_hint="--kinds")
@@ -116,8 +127,28 @@ def _asks(card: Card) -> bool:
     return card.task == "generate" and card.state in ANSWERS
 
 
+def _card_of(name: str, cards: Sequence[Mapping[str, Card]]) -> Card:
+    """As the first endpoint lists it that has a list."""
+    return next((has[name] for has in cards if name in has), Card(name))
+
+
 def _suits(card: Card, kind: Kind) -> bool:
-    return card.kind is (kind if kind in (Kind.TRIBUNAL, Kind.RAG) else Kind.CHAT)
+    return card.task == "generate" and card.kind is (kind if kind in ASK_SEVERAL else Kind.CHAT)
+
+
+def _require_kinds(asked: Iterable[Card], kinds: Sequence[Kind]) -> None:
+    """BadParameter for a named model that none of the kinds asks."""
+    for card in asked:
+        if card.task != "generate":
+            raise typer.BadParameter(
+                f"{card.id!r} does not chat (its task is {card.task}): leave it out", param_hint="--models"
+            )
+        if not any(_suits(card, kind) for kind in kinds):
+            fit = " or ".join(kind for kind in Kind if _suits(card, kind))
+            raise typer.BadParameter(
+                f"{card.id!r} needs --kinds {fit}, and asked is {', '.join(kinds)}: add it, or leave the model out",
+                param_hint="--models",
+            )
 
 
 def _require(cards: Sequence[Mapping[str, Card]], wheres: Sequence[Where], names: Sequence[str]) -> None:
@@ -132,19 +163,35 @@ def _require(cards: Sequence[Mapping[str, Card]], wheres: Sequence[Where], names
 
 
 def _nobody(kind: Kind, cards: Sequence[Mapping[str, Card]]) -> str:
-    fit = [each for each, card in cards[0].items() if _suits(card, kind) and card.task == "generate"]
+    fit = [each for each, card in cards[0].items() if _suits(card, kind)]
     beside = " that all endpoints have" if len(cards) > 1 else ""
     return f"{kind} has no model to ask{beside}; the service has {', '.join(fit) or 'none'} for it"
 
 
-async def side_of(where: Where, models: Sequence[str]) -> Side:
-    """The endpoint as a run has it; each of the chat `models` is asked one token. Raises UnreachableError."""
+def require_one_model(where: Where, points: Iterable[Point]) -> None:
+    """BadParameter where one number of GPUs was typed for several models: which has how many is not said."""
+    models = dict.fromkeys(point.model for point in points if point.kind not in ASK_SEVERAL)
+    if where.gpus and len(models) > 1:
+        beside = where.option == "--against"
+        raise typer.BadParameter(
+            f"{where.gpus:g} GPUs are of one model, and several are measured ({', '.join(models)}): choose one with "
+            f"--models, or leave the GPUs out{'' if beside else '; a profile tells those of each model'}",
+            param_hint="--against-gpus" if beside else "--gpus",
+        )
+
+
+async def side_of(where: Where, models: Sequence[str], gpus_of: Mapping[str, float] | None = None) -> Side:
+    """The endpoint as a run has it; each of the chat `models` is asked one token. Raises UnreachableError.
+
+    `gpus_of`: the GPUs of each model; a number that was typed counts instead.
+    """
     try:
         found = await look(where.url, key=where.key, name=where.name or OTHER, models=models)
     except EndpointError as error:
         raise UnreachableError(str(error)) from None
     name = where.name or _name(where, found.server)
-    return found.model_copy(update={"name": name, "gpus": where.gpus})
+    known = dict(gpus_of or {}) if where.gpus is None else {}
+    return found.model_copy(update={"name": name, "gpus": where.gpus, "gpus_of": known})
 
 
 def _name(where: Where, server: str) -> str:

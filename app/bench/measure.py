@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
 from app.bench.asked import Asked
 from app.bench.configuration import configuration_of, gpus_of
-from app.bench.endpoints import KEY_VARIABLE, Where, cards_of, chosen, side_of
+from app.bench.endpoints import KEY_VARIABLE, Where, cards_of, chosen, require_one_model, server_of, side_of
 from app.settings import Settings
 from app.talk import UnreachableError
 from loadtests.client.endpoint import calibrate, names, unfit
@@ -40,6 +40,8 @@ class Task:
     left_out: tuple[str, ...] = ()
     """Why some points are in no plan, in words."""
     resume: bool = False
+    notices: tuple[str, ...] = ()
+    """What the run's record is to tell, in words."""
 
 
 def require_place(folder: Path) -> None:
@@ -59,11 +61,12 @@ async def new_task(
     cards = [await cards_of(each) for each in wheres]
     models = chosen(cards, wheres, asked.names, kinds)
     points = asked.points(models)
+    for where in wheres:
+        require_one_model(where, points)
     measured = list(dict.fromkeys(point.model for point in points))
-    known = (gpus_of(settings, measured), *(None for _ in wheres[1:]))
     sides = [
-        await side_of(where if where.gpus is not None else replace(where, gpus=gpus), names(points))
-        for where, gpus in zip(wheres, known, strict=True)
+        await side_of(where, names(points), gpus_of(settings if where is wheres[0] else None, measured))
+        for where in wheres
     ]
     points, left_out = _fitting(points, sides)
     configuration = configuration_of(settings, measured) | ({"points left out": left_out} if left_out else {})
@@ -114,12 +117,21 @@ async def resumed_task(folder: Path, key_variable: str | None, aims: Sequence[Ai
     plan = run.record.plan
     keys = [os.environ.get(name) if name else None for name in (KEY_VARIABLE, key_variable)]
     wheres = [Where(side.url, "--resume", side.name, key) for side, key in zip(plan.sides, [*keys, None], strict=False)]
-    for where in wheres:
+    notices = []
+    for side, where in zip(plan.sides, wheres, strict=False):
         has = await cards_of(where)
         if models := [point.model for point in plan.points if point.kind in LISTED]:
             chosen([has], [where], models, (Kind.CHAT,))
+        notices += _another_server(side, await server_of(where))
     known = {where.name: where.key for where in wheres if where.name and where.key}
-    return Task(plan, folder, known, command, tuple(aims) or before, resume=True)
+    return Task(plan, folder, known, command, tuple(aims) or before, resume=True, notices=tuple(notices))
+
+
+def _another_server(side: Side, now: str) -> list[str]:
+    """An endpoint that answers as another one than before, which an upgrade in between may be."""
+    if not side.server or now == side.server:
+        return []
+    return [f"'{side.name}' was {side.server} when the run began, and is {now or 'unknown'} since it was resumed"]
 
 
 def told_of(folder: Path) -> tuple[str, tuple[Aim, ...]]:
@@ -141,6 +153,7 @@ async def measure(task: Task, board: Board) -> Run:
         key=task.keys,
         resume=task.resume,
         configuration=task.configuration,
+        notices=task.notices,
     )
 
 
@@ -163,7 +176,7 @@ def require_answers(run: Run) -> None:
         faults = sorted({fault for each in figures for fault in each.faults})
         raise UnreachableError(f"no request was answered ({', '.join(faults)}); the report has the first of each")
     if figures and 2 * figures[-1].faults.get(Fault.CONNECTION, 0) > figures[-1].requests:
-        raise UnreachableError(f"'{run.measurements[-1].side}' no longer answered at the end of the run")
+        raise UnreachableError(f"'{run.measurements[-1].side}' refused most connections at the end of the run")
 
 
 class Reporting:

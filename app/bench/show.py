@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.show import aligned
-from loadtests.records import Aggregate, Interval, Ratio, Run
+from loadtests.records import Aggregate, Ratio, Run
 from loadtests.report import data, words
 from loadtests.report.aims import Aim, Judged
 from loadtests.report.contents import Contents, contents_of
@@ -65,8 +65,7 @@ def _row(each: Aggregate) -> list[str]:
 def _sentences(found: Contents) -> Iterator[str]:
     for each in found.saturations:
         beside = f" by {each.side}" if found.other is not None else ""
-        lengths = f"{each.input_tokens:,} in, {each.output_tokens:,} out"
-        yield f"{each.model}{beside}, {words.KINDS[each.kind]}, {lengths}: {saturation_words(each)}"
+        yield f"{each.model}{beside}, {words.KINDS[each.kind]}, {words.lengths(each)}: {saturation_words(each)}"
 
 
 def _notices(found: Contents) -> Iterator[str]:
@@ -133,14 +132,5 @@ def comparison(before: Run, after: Run, changes: Sequence[Change]) -> str:
 
 def _change_row(each: Change, several: bool) -> list[str]:
     load = f"{group_of(each.point)}, {words.load(each.point)}" + (f", {each.side}" if several else "")
-    figures = [words.span(each.before), words.span(each.after), _percent(each.change)]
+    figures = [words.span(each.before), words.span(each.after), words.percent(each.change)]
     return [each.verdict, load, _figure(each.figure), *figures]
-
-
-def _percent(change: Interval | None) -> str:
-    if change is None:
-        return words.MISSING
-    value = f"{100 * change.value:+.1f} %"
-    if change.low is None or change.high is None:
-        return value
-    return f"{value} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from app.capacity import roofline
 from app.capacity.question import Measured, Question
+from app.gpus import GPUS
 from loadtests.client.prompts import Lengths
 
 
@@ -16,7 +17,7 @@ def assumed(question: Question, measured: Measured | None, nodes: Mapping[str, i
     lines = [
         f"A user thinks {behaviour.think_s:g} s on average (exponential), asks {_words(behaviour.inputs)} input tokens "
         f"and reads {_words(behaviour.outputs)} output tokens{turns}; then again.",
-        _measured(question, measured) if measured else _roofline(),
+        _measured(question, measured) if measured else _roofline(nodes),
         "A sequence keeps the KV cache of its whole length from its begin; no prefix is shared. The address and the "
         "network between nodes are not simulated, and no replica is spare for one that fails.",
     ]
@@ -42,9 +43,11 @@ def _measured(question: Question, measured: Measured) -> str:
     )
 
 
-def _roofline() -> str:
+def _roofline(devices: Iterable[str]) -> str:
+    modules = ", ".join(each for each in devices if each in GPUS and GPUS[each].sxm)
+    sxm = f" ({modules}: of the SXM module; the PCIe card of that name is slower)" if modules else ""
     return (
-        f"Curve: none was measured, so the roofline of the GPUs' data sheets, which no engine beats, at "
+        f"Curve: none was measured, so the roofline of the GPUs' data sheets{sxm}, which no engine beats, at "
         f"{roofline.BANDWIDTH_EFFICIENCY:.0%} of its bandwidth and {roofline.COMPUTE_EFFICIENCY:.0%} of its FLOP/s, "
         f"{roofline.TENSOR_EFFICIENCY:.0%} of that for each doubling of tensor_parallel, and "
         f"{roofline.STEP_OVERHEAD_S * 1000:g} ms a step. An estimate: `corral bench` measures, --curve takes it."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +15,31 @@ from app.capacity.measured import MeasuredPoint, bursts_of, fit, nearest_lengths
 from app.capacity.replica import Bounds
 from app.capacity.subject import Subject, bounds_of, fitting, on_gpu, roofline_of, subject
 from app.capacity.users import UserModel
-from app.fit import ModelPlan, Site
+from app.fit import Site
 from app.settings import Settings
 from app.shapes import shape_of
 from app.submission.gpu_names import Match, match
 from deployments.config import ModelSpec
+from deployments.engine import engine_arguments
 from loadtests.records import Limits, Run
 from loadtests.sweep.errors import BenchError
 from loadtests.sweep.folder import read_run
 
 OURS = "corral"
 """The side of a run that is taken, if there are several."""
+TOLD = (
+    "tensor_parallel", "pipeline_parallel", "dtype", "quantization", "hardware", "autoscaling", "eager",
+    "max_sequences", "max_ongoing_requests",
+)  # fmt: skip
+"""Keys of a profile's model that a run's record tells; `engine` is apart."""
+NO_OTHER_CURVE = frozenset({
+    "max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "gpu_memory_utilization",
+    "load_format", "download_dir", "revision", "tokenizer", "seed", "lora_modules", "trust_remote_code",
+    "enable_auto_tool_choice", "tool_call_parser", "reasoning_parser", "chat_template", "structured_outputs_config",
+})  # fmt: skip
+"""Engine arguments that make no step longer: bounds, which are simulated; where weights come from; how answers look."""
+UNSAID, UNSET = "(not told)", "unset"
+"""What a run's record has for a secret, and what an argument is that nobody gave."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class Measured:
         """Raise CapacityError if the run is known to be of another engine than the one that is planned."""
         there = self._engine_of(spec)
         if there is None:
+            self._require_same_gpu(spec)
             return
         if there.autoscaling.max_replicas > 1:
             raise CapacityError(
@@ -106,24 +122,47 @@ class Measured:
                 f"{spec.id} was measured with {name} {measured}, and is to be planned with {planned}: measure it as it "
                 f"will run, or plan with the profile (or --gpu) that was measured"
             )
+        if there.hardware.gpu_type is None:
+            self._require_same_gpu(spec)
 
-    def bounds(self, spec: ModelSpec, plan: ModelPlan) -> Bounds:
-        """What the measured engine took."""
-        there = self._engine_of(spec)
-        return bounds_of(spec if there is None else there, plan)
+    def _require_same_gpu(self, spec: ModelSpec) -> None:
+        """By the GPUs of the machine, if the endpoint was on it: then the run need not tell its type."""
+        machine = self.run.record.machine
+        gpus = machine.gpus if machine.same_machine and spec.gpus else ()
+        if gpus and all(match(spec.hardware.gpu_type, each) is Match.NO for each in gpus):
+            raise CapacityError(
+                f"{spec.id} was measured on {', '.join(dict.fromkeys(gpus))}, and is to be planned on "
+                f"{spec.hardware.gpu_type}: measure it there, or plan with the --gpu that was measured"
+            )
+
+    def bounds(self, spec: ModelSpec, kv_tokens: int | None) -> Bounds:
+        """What the measured engine took. Its GPUs are those that are planned, or `require_same` had refused it."""
+        there = self._engine_of(spec) or spec
+        return bounds_of(there.model_copy(update={"hardware": spec.hardware}), kv_tokens)
 
     def _engine_of(self, spec: ModelSpec) -> ModelSpec | None:
         """The model as the run's record has it, or as much of it as it tells; None if it tells nothing."""
-        models = self.run.record.configuration.get("models")
-        told = models.get(spec.id) if isinstance(models, dict) else None
-        keys = ("tensor_parallel", "pipeline_parallel", "dtype", "quantization", "hardware", "autoscaling")
-        if not isinstance(told, dict):
+        told = _model_of(self.run.record.configuration, spec.id)
+        if told is None:
             return None
-        known = {key: told[key] for key in (*keys, "max_sequences", "max_ongoing_requests") if key in told}
+        known = {key: told[key] for key in TOLD if key in told}
+        engine = told.get("engine", {})
+        if isinstance(engine, dict):
+            known["engine"] = {name: value for name, value in engine.items() if value != UNSAID}
         try:
             return ModelSpec.model_validate({"id": spec.id, "source": spec.source, **known})
         except ValidationError:
             return None
+
+
+def _model_of(configuration: Mapping[str, object], model: str) -> dict[str, object] | None:
+    """As `corral bench` keeps a model, or loadtests.gpu, which keeps its whole profile."""
+    for profile in (configuration, configuration.get("profile")):
+        models = profile.get("models") if isinstance(profile, Mapping) else None
+        told = models.get(model) if isinstance(models, dict) else None
+        if isinstance(told, dict):
+            return told
+    return None
 
 
 def _differences(there: ModelSpec, spec: ModelSpec) -> Iterator[tuple[str, object, object]]:
@@ -136,6 +175,17 @@ def _differences(there: ModelSpec, spec: ModelSpec) -> Iterator[tuple[str, objec
         yield "hardware.kind", before.kind, after.kind
     elif before.gpu_type and match(after.gpu_type, before.gpu_type) is Match.NO:
         yield "hardware.gpu_type", before.gpu_type, after.gpu_type
+    yield from _engine_differences(engine_arguments(there), json.loads(json.dumps(engine_arguments(spec), default=str)))
+
+
+def _engine_differences(
+    there: Mapping[str, object], here: Mapping[str, object]
+) -> Iterator[tuple[str, object, object]]:
+    """`eager` is among them, as vLLM names it; what is empty is not kept in a run's record."""
+    for name in sorted({*there, *here} - NO_OTHER_CURVE):
+        before, after = (UNSET if each.get(name) in (None, "", [], {}) else each[name] for each in (there, here))
+        if before != after:
+            yield f"engine.{name}", before, after
 
 
 def subjects(settings: Settings, question: Question, measured: Measured | None, models: Sequence[str]) -> list[Subject]:
@@ -156,7 +206,7 @@ def _subject(spec: ModelSpec, question: Question, measured: Measured | None, sit
         return subject(spec, plan, roofline_of(spec, shape, plan), question.cold_start_s)
     measured.require_same(spec)
     points = nearest_lengths(measured.points(spec.id), question.behaviour, spec.id)
-    return subject(spec, plan, fit(points, measured.bounds(spec, plan)), question.cold_start_s)
+    return subject(spec, plan, fit(points, measured.bounds(spec, plan.tokens)), question.cold_start_s)
 
 
 def checks(measured: Measured, subjects: Sequence[Subject], behaviour: UserModel) -> list[Check]:
@@ -164,5 +214,6 @@ def checks(measured: Measured, subjects: Sequence[Subject], behaviour: UserModel
     found = []
     for each in subjects:
         asked = nearest_lengths(measured.points(each.id), behaviour, each.id)[0].asked
-        found.append(check(measured.run, measured.side, each.id, asked, each.engine.bounds))
+        bounds = measured.bounds(each.spec, each.engine.bounds.kv_tokens)
+        found.append(check(measured.run, measured.side, each.id, asked, bounds))
     return found

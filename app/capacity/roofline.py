@@ -26,8 +26,8 @@ SEQUENCE_OVERHEAD_S = 10e-6
 """Of a step for each of its sequences: sampling, detokenising, one event of a stream."""
 REQUEST_S = 0.005
 """Of a request: the address, the server, the tokeniser, the first event."""
-FLOAT32_FLOPS = 0.5
-"""Of the 16-bit FLOP/s: TF32."""
+FLOAT32_FLOPS = 1 / 32
+"""Of the 16-bit FLOP/s, where a data sheet's FP32 is not known: less than any known one's (1/31 to 1/2)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def _looked_up(spec: ModelSpec, shape: Shape) -> float:
 
 
 def _tflops(spec: ModelSpec, shape: Shape, gpu: Gpu) -> float:
-    """What the matrices are computed in: FP8 where weights and GPU both are, 16 bit for smaller weights."""
+    """What the matrices are computed in: FP8 where weights and GPU both are, 16 bit for smaller weights.
+
+    float32 is computed outside the tensor cores: vLLM leaves TF32 off (VLLM_FLOAT32_MATMUL_PRECISION: highest).
+    """
     if quantization(spec, shape) == "fp8" and gpu.fp8_tflops:
         return gpu.fp8_tflops
-    return (gpu.tflops or 0) * (FLOAT32_FLOPS if spec.dtype == "float32" else 1)
+    sixteen = gpu.tflops or 0
+    return (gpu.fp32_tflops or FLOAT32_FLOPS * sixteen) if spec.dtype == "float32" else sixteen

@@ -53,9 +53,9 @@ def fitting(spec: ModelSpec, shape: Shape | None, site: Site) -> ModelPlan:
     return plan
 
 
-def bounds_of(spec: ModelSpec, plan: ModelPlan) -> Bounds:
+def bounds_of(spec: ModelSpec, kv_tokens: int | None) -> Bounds:
     """What one replica takes."""
-    return Bounds(spec.max_sequences, plan.tokens, _step_tokens(spec), spec.max_ongoing_requests)
+    return Bounds(spec.max_sequences, kv_tokens, _step_tokens(spec), spec.max_ongoing_requests)
 
 
 def roofline_of(spec: ModelSpec, shape: Shape | None, plan: ModelPlan) -> RooflineCurve:
@@ -73,7 +73,7 @@ def roofline_of(spec: ModelSpec, shape: Shape | None, plan: ModelPlan) -> Roofli
 
 def subject(spec: ModelSpec, plan: ModelPlan, curve: Curve, cold_start_s: float | None = None) -> Subject:
     """A fitting model on its curve. cold_start_s: None, to have it estimated."""
-    bounds, notes, most = bounds_of(spec, plan), [], curve.max_running
+    bounds, notes, most = bounds_of(spec, plan.tokens), [], curve.max_running
     if most is not None and most < bounds.max_running:
         bounds = replace(bounds, max_running=most)
         notes.append(f"{spec.id}: no replica runs more than {most} sequences at once, for more were not measured")

@@ -31,6 +31,7 @@ class ChatAsker:
         self._model, self._temperature = point.model, temperature
         self._dialect = dialect_of(side, point.model)
         self._under_way: set[Reading] = set()
+        self.cut: Failure | None = None
 
     @property
     def silent(self) -> int:
@@ -49,7 +50,9 @@ class ChatAsker:
         reading, began = Reading(), self._now()
         self._under_way.add(reading)
         try:
-            failed = await exchange(self._session, self._url, body, lambda response: self._read(response, reading))
+            failed = await exchange(
+                self._session, self._url, body, lambda response: self._read(response, reading), lambda: self.cut
+            )
         finally:
             self._under_way.discard(reading)
         failed = reading.failure if failed is None or reading.conclusive else failed
@@ -63,6 +66,9 @@ class ChatAsker:
             fault=failed.fault if failed else None,
             detail=failed.detail if failed else "",
         )
+
+    async def ask_all(self, body: bytes, due_s: float | None = None) -> list[Sample]:
+        return [await self.ask(body, due_s)]
 
     async def _read(self, response: aiohttp.ClientResponse, reading: Reading) -> Failure | None:
         now, feed, pieces = self._now, reading.feed, response.content

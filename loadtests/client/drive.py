@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import aiohttp
 
@@ -15,11 +15,11 @@ from loadtests.client.ask import ChatAsker
 from loadtests.client.clock import Clock, ClockWatch, Stopwatch
 from loadtests.client.endpoint import calibrate
 from loadtests.client.engine import EngineWatch
-from loadtests.client.exchange import open_session
+from loadtests.client.exchange import hiding, open_session
 from loadtests.client.other_kinds import BulkAsker, WholeAsker
-from loadtests.client.pace import Asker, Pace, run_out
+from loadtests.client.pace import Body, Pace, Sender, unanswered
 from loadtests.client.prompts import Prompt
-from loadtests.client.questions import Questions, questions_of, requests_of
+from loadtests.client.questions import BULK_ITEMS, Questions, questions_of, requests_of
 from loadtests.records import Calibration, Driven, Kind, Plan, Point, Sample, Side
 
 __all__ = ["drive", "requests_of"]
@@ -38,20 +38,31 @@ async def drive(
 
     The same repeat on another side gets the same prompts, if plan.calibrations has the model or both tell alike how
     their tokens are counted; other repeats get others. After plan.max_seconds no request begins; those under way have a
-    grace (Pace), and what is cut off is in no sample but in a notice. Raises WorkloadError for a workload that cannot
-    be had, and nothing for what an endpoint does.
+    grace (Pace), and what is cut off then is a timeout. A warm-up without any answer is all there is: nothing is
+    measured after it. Raises WorkloadError for a workload that cannot be had, and nothing for what an endpoint does.
     """
-    watch = ClockWatch(clock)
+    with hiding(key):
+        return await _drive(point, plan, side, repeat, key, clock)
+
+
+async def _drive(point: Point, plan: Plan, side: Side, repeat: int, key: str | None, clock: Clock) -> Driven:
+    watch, began_at = ClockWatch(clock), clock.stamp()
     calibration = await _calibration(point, plan, side, key)
     questions = questions_of(point, plan, repeat, calibration)
     async with open_session(key, plan.timeout_s) as session:
         load = _Load(point, plan, side, session, clock)
         warmed = await load.put(questions.warming(), questions.warm, questions.users)
-        load.notices = [*questions.notices, *remarks.on_warm_up(warmed, questions.warm)]
+        about_it = remarks.on_warm_up(warmed, questions.warm)
+        if unanswered(warmed):
+            notices = (*load.notices, *about_it, *remarks.on_silence(), *watch.notices())
+            return Driven(tuple(warmed), _window_s(warmed), began_at, None, notices)
+        load.notices = [*questions.notices, *about_it]
         async with EngineWatch(side.url, point.model if point.kind in remarks.ONE_MODEL else None, key) as engine:
             began_at, (samples, seconds) = clock.stamp(), await load.measure(questions)
     if calibration is None and point.kind in remarks.ONE_MODEL:
         load.notices.append("it is not told how many tokens a prompt has: lengths are from words, about")
+    if point.kind in remarks.ONE_MODEL:
+        load.notices += remarks.on_cache(engine.figures, questions.workload, len(samples))
     notices = (*load.notices, *engine.notices, *watch.notices())
     return Driven(tuple(samples), seconds, began_at, engine.figures, notices)
 
@@ -85,43 +96,44 @@ class _Load:
         self.notices += remarks.on_client(time.process_time() - busy, wall_s)
         self.notices += remarks.on_number(samples, self.point, self.plan)
         self.notices += remarks.on_answers(samples, self.point.kind, *questions.lengths)
-        first, last = (
-            min((each.due_s for each in samples), default=0.0),
-            max((each.ended_s for each in samples), default=wall_s),
-        )
-        return samples, max(last - first, SHORTEST_S)
+        return samples, _window_s(samples) if samples else wall_s
 
     async def put(
         self, prompts: Iterator[Prompt], count: int, users: int, dues_s: tuple[float, ...] | None = None
     ) -> list[Sample]:
-        """Open loop if it is told when each is due. What was cut off is in no sample but in a notice."""
-        if self.point.kind is Kind.BULK:
-            return await self._bulk(list(prompts))
+        """Open loop if it is told when each is due."""
         now = Stopwatch(self.clock)
-        of = ChatAsker if self.point.kind is Kind.CHAT else WholeAsker
-        asker: Asker = of(self.session, self.side, self.point, self.plan.temperature, now)
+        given = self.session, self.side, self.point, self.plan.temperature, now
+        if self.point.kind is Kind.BULK:
+            return await self._sent(BulkAsker(*given), list(calls_of(prompts)), now, users, None)
+        asker = (ChatAsker if self.point.kind is Kind.CHAT else WholeAsker)(*given)
         bodies: Iterable[bytes] = (asker.body(prompt) for prompt in prompts)
         if count * (self.point.input_tokens + 1) <= TOKENS_AHEAD:
             bodies = list(bodies)
-        pace = Pace(asker, now, self.plan.max_seconds)
+        samples = await self._sent(asker, bodies, now, users, dues_s)
+        self.notices += asker.notices
+        return samples
+
+    async def _sent(
+        self, sender: Sender[Body], bodies: Iterable[Body], now: Stopwatch, users: int, dues_s: Sequence[float] | None
+    ) -> list[Sample]:
+        pace = Pace(sender, now, self.plan.max_seconds)
         now.start()
         await (pace.closed(bodies, users) if dues_s is None else pace.open(bodies, dues_s))
         self.notices += [
             *remarks.on_unsent(pace.gave_up, pace.unsent),
             *remarks.on_end(pace.cut, pace.cut_silent, now()),
         ]
-        self.notices += asker.notices
         return pace.samples
 
-    async def _bulk(self, prompts: list[Prompt]) -> list[Sample]:
-        if not prompts:
-            return []
-        now = Stopwatch(self.clock)
-        asker = BulkAsker(self.session, self.side, self.point, self.plan.temperature, now)
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(asker.ask_all(prompts))
-            for rest in await run_out([task], now, self.plan.max_seconds, asker.samples):
-                rest.cancel()
-        cut = len(prompts) - len(asker.samples)
-        self.notices += remarks.on_end(cut, cut, now())
-        return asker.samples
+
+def calls_of(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts of each bulk call."""
+    left = iter(prompts)
+    while call := list(islice(left, BULK_ITEMS)):
+        yield call
+
+
+def _window_s(samples: Sequence[Sample]) -> float:
+    """From the first that was due to the last end."""
+    return max(max(each.ended_s for each in samples) - min(each.due_s for each in samples), SHORTEST_S)

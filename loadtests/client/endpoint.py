@@ -14,7 +14,7 @@ import numpy as np
 
 from loadtests.client.dialect import PLAIN, VLLM, dialect_of
 from loadtests.client.events import count
-from loadtests.client.exchange import HEADERS, message_of
+from loadtests.client.exchange import HEADERS, hidden, hiding, message_of
 from loadtests.client.prompts import sentences
 from loadtests.records import Calibration, Kind, Point, Side
 
@@ -63,7 +63,8 @@ class Door:
                 raw = await response.content.read(LONGEST)
                 while not response.content.at_eof() and len(raw) < LONGEST:
                     raw += await response.content.readany()
-                return Said(response.status, _object(raw), message_of(raw)[:500], response.headers.get("Server", ""))
+                text = hidden(message_of(raw))[:500]
+                return Said(response.status, _object(raw), text, response.headers.get("Server", ""))
         except TimeoutError:
             raise EndpointError(f"{self._url} does not answer {path} within {within_s:g} s.") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -75,7 +76,15 @@ def open_door(key: str | None) -> aiohttp.ClientSession:
 
 
 def address(url: str) -> str:
-    """The address without a trailing slash or /v1, with http:// if it has no scheme. Raises EndpointError."""
+    """The address without a trailing slash or /v1, with http:// if it has no scheme. Raises EndpointError.
+
+    One with a name or password in it is refused: it would stand in the run's files.
+    """
+    if "@" in url:
+        raise EndpointError(
+            f"an address has no name and no password in it, and no @: write {url.rpartition('@')[2]!r}; the key goes "
+            "into CORRAL_API_KEY, that of --against into the variable that --against-key-env names."
+        )
     text = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
         parts = urlsplit(text)
@@ -94,10 +103,15 @@ async def look(url: str, *, key: str | None = None, name: str = "corral", models
     the key, and for a model that it has not.
     """
     base = address(url)
+    with hiding(key):
+        return await _look(base, key, name, models)
+
+
+async def _look(base: str, key: str | None, name: str, models: Sequence[str]) -> Side:
     async with open_door(key) as session:
         door = Door(session, base)
         cards = await _cards(door, base)
-        side = Side(name=name, url=base, server=await _server(door), models=tuple(cards))
+        side = Side(name=name, url=base, server=await server_name(door), models=tuple(cards))
         for model in models:
             require(side, model)
         asked = (
@@ -122,6 +136,8 @@ def require(side: Side, model: str, kind: Kind = Kind.CHAT) -> None:
 
 def unfit(side: Side, point: Point) -> str | None:
     """Why a point cannot be measured, in words: its tokens are more than the model takes. None if it can be."""
+    if point.own_lengths:
+        return None
     most, asked = side.contexts.get(point.model), point.input_tokens + point.output_tokens
     if most is None or asked <= most:
         return None
@@ -174,7 +190,7 @@ async def _cards(door: Door, url: str) -> dict[str, dict[str, Any]]:
     return {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
 
 
-async def _server(door: Door) -> str:
+async def server_name(door: Door) -> str:
     """vLLM says its version; Corral says whether its models are ready; others have a header."""
     said = await door.get("/version")
     if said.status == 200 and isinstance(version := said.body.get("version"), str):

@@ -14,8 +14,8 @@ import aiohttp
 from loadtests.records import EngineFigures
 
 EVERY_S = 0.5
-SHARE = 100
-"""A reading that takes long is made less often: it may take at most one part of so many of the time."""
+SHARE, LONGEST_PAUSE_S = 10, 2.0
+"""A reading that takes long is made less often: the pause after it is so many times as long, but no longer than 2 s."""
 TIMEOUT_S = 5
 LONGEST = 16 << 20
 GAUGES = {"num_requests_running": "running", "num_requests_waiting": "waiting", "kv_cache_usage_perc": "kv_cache"}
@@ -28,6 +28,7 @@ COUNTERS = {
     "prompt_tokens_total": "prompt_tokens",
     "generation_tokens_total": "generation_tokens",
 }
+UNREAD = "no reading of /metrics fell into this measurement"
 COUNTED = ("prefix_queries", "prefix_hits", "preemptions", "prompt_tokens", "generation_tokens")
 NAMES = GAUGES | COUNTERS
 SERIES = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{(.*)\}})? (\S+)", re.MULTILINE)
@@ -117,7 +118,7 @@ def _grown(before: Snapshot | None, after: Snapshot | None, name: str) -> float 
 
 def pause_s(every_s: float, took_s: float) -> float:
     """Until the next reading, if the last one took so long."""
-    return max(every_s, SHARE * took_s)
+    return min(LONGEST_PAUSE_S, max(every_s, SHARE * took_s))
 
 
 @dataclass
@@ -167,13 +168,16 @@ class EngineWatch:
             return [f"no engine figures: {self.url}/metrics has none of vLLM's for {self.model or 'any model'}"]
         if self._failures:
             return [f"{len(self._failures)} of {self._readings} readings of /metrics failed: {self._failures[0]}"]
+        if not self._during and any(self._before.series.get(name) for name in GAUGES.values()):
+            return [f"{UNREAD}: it was too short to tell what was running, waiting and in the KV cache"]
         return []
 
     async def _go_on(self) -> None:
+        await asyncio.sleep(self.every_s)
         while True:
-            await asyncio.sleep(pause_s(self.every_s, self._took_s))
             if (read := await self._read()) is not None:
                 self._during.append(read)
+            await asyncio.sleep(pause_s(self.every_s, self._took_s))
 
     async def _read(self) -> Snapshot | None:
         began = time.perf_counter()

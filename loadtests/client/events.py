@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from loadtests.client.exchange import Failure, failure, message_of
+from loadtests.client.exchange import LONGEST_REASON, Failure, failure, message_of
 from loadtests.records import Fault
 
 TEXT = b'"delta":{"content":"'
@@ -60,7 +60,7 @@ class Reading:
         if self._strange is not None:
             return failure(Fault.UNREADABLE, self._strange)
         if not self._said and not self.times and self._rest.strip():
-            return failure(Fault.UNREADABLE, f"no server-sent events but {self._rest[:100]!r}")
+            return failure(Fault.UNREADABLE, f"no server-sent events but {self._rest[:LONGEST_REASON]!r}")
         if not self.done:
             return failure(Fault.BROKEN_STREAM, f"the stream ended after {len(self.times)} events without [DONE]")
         if not self.times and not self.output_tokens:
@@ -72,7 +72,7 @@ class Reading:
         if not line.startswith(b"data:"):
             known = not line or line.startswith((b":", b"event:", b"id:", b"retry:"))
             if not known and not self._said and not self.times:
-                self._strange = self._strange or f"no server-sent events but {line[:100]!r}"
+                self._strange = self._strange or f"no server-sent events but {line[:LONGEST_REASON]!r}"
             return
         self._said = True
         data = line[5:].strip()
@@ -82,11 +82,11 @@ class Reading:
         try:
             self._event(json.loads(data), at)
         except (ValueError, RecursionError):
-            self._strange = self._strange or f"an event that is no JSON: {data[:100]!r}"
+            self._strange = self._strange or f"an event that is no JSON: {data[:LONGEST_REASON]!r}"
 
     def _event(self, event: Any, at: float) -> None:
         if not isinstance(event, dict):
-            self._strange = self._strange or f"an event that is no object: {str(event)[:100]}"
+            self._strange = self._strange or f"an event that is no object: {str(event)[:LONGEST_REASON]}"
             return
         if event.get("error"):
             self._error = self._error or message_of(json.dumps(event).encode())

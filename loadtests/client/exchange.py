@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import aiohttp
@@ -19,6 +21,7 @@ LONGEST_REASON = 4096
 KEEP_ALIVE_S = 4
 """Shorter than uvicorn's 5 s: a connection that the server is about to close is not used again."""
 FILES = 65_536
+KEY: ContextVar[str | None] = ContextVar("KEY", default=None)
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "corral-bench"}
 
 
@@ -30,7 +33,23 @@ class Failure(NamedTuple):
 
 
 def failure(fault: Fault, detail: object) -> Failure:
-    return Failure(fault, " ".join(str(detail).split())[:LONGEST_DETAIL])
+    return Failure(fault, " ".join(hidden(str(detail)).split())[:LONGEST_DETAIL])
+
+
+@contextlib.contextmanager
+def hiding(key: str | None) -> Iterator[None]:
+    """Within it, what an endpoint says of its key is told without the key."""
+    token = KEY.set(key)
+    try:
+        yield
+    finally:
+        KEY.reset(token)
+
+
+def hidden(text: str) -> str:
+    """The text without the key that is sent now. Before it is cut to a length: half a key is one, too."""
+    key = KEY.get()
+    return text.replace(key, "***") if key else text
 
 
 Read = Callable[[aiohttp.ClientResponse], Awaitable[Failure | None]]
@@ -47,13 +66,22 @@ def open_session(key: str | None = None, timeout_s: float = 600) -> aiohttp.Clie
     )
 
 
-async def exchange(session: aiohttp.ClientSession, url: URL, body: bytes, read: Read) -> Failure | None:
-    """POST, and `read` what comes of it. None: all went well. Raises nothing for what an endpoint does."""
+async def exchange(
+    session: aiohttp.ClientSession, url: URL, body: bytes, read: Read, cut: Callable[[], Failure | None] = lambda: None
+) -> Failure | None:
+    """POST, and `read` what comes of it. None: all went well. Raises nothing for what an endpoint does.
+
+    `cut` tells, once it is cancelled, why it was cut off; if it tells nothing, somebody interrupts.
+    """
     answered = False
     try:
         async with session.post(url, data=body, allow_redirects=False) as response:
             answered = True
             return await (read(response) if response.status == 200 else _refused(response))
+    except asyncio.CancelledError:
+        if (because := cut()) is None:
+            raise
+        return because
     except TimeoutError:
         return failure(Fault.TIMEOUT, f"no end of the answer within {session.timeout.total:g} s")
     except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:

@@ -73,6 +73,7 @@ class WholeAsker:
         self._route = ROUTES[point.kind]
         self._url = URL(side.url + self._route.path)
         self._answered = self._declined = self._under_way = 0
+        self.cut: Failure | None = None
 
     @property
     def silent(self) -> int:
@@ -95,7 +96,9 @@ class WholeAsker:
         taken, began = bytearray(), self._now()
         self._under_way += 1
         try:
-            failed = await exchange(self._session, self._url, body, lambda response: _read(response, taken))
+            failed = await exchange(
+                self._session, self._url, body, lambda response: _read(response, taken), lambda: self.cut
+            )
         finally:
             self._under_way -= 1
         due, ended = began if due_s is None else due_s, self._now()
@@ -107,30 +110,36 @@ class WholeAsker:
         self._answered += 1
         return _sample(answer, self._route.text, due, began, ended)
 
+    async def ask_all(self, body: bytes, due_s: float | None = None) -> list[Sample]:
+        return [await self.ask(body, due_s)]
+
 
 class BulkAsker:
-    """One POST /bulk with many prompts; its lines come as items finish."""
+    """POST /bulk with several prompts at once; its lines come as items finish, and each is a sample."""
 
     def __init__(
         self, session: aiohttp.ClientSession, side: Side, point: Point, temperature: float, now: Callable[[], float]
     ) -> None:
         self._session, self._url, self._now = session, URL(side.url + "/bulk"), now
         self._model, self._temperature = point.model, temperature
-        self.samples: list[Sample] = []
-        """Of the items that are done, for who does not wait for all."""
+        self.silent = 0
+        self.cut: Failure | None = None
 
-    async def ask_all(self, prompts: Sequence[Prompt]) -> None:
-        """Send them all at once and wait for every line. What comes of an item is a sample, in any order.
+    async def ask_all(self, prompts: Sequence[Prompt], _: float | None = None) -> list[Sample]:
+        """Send them in one call and wait for every line. What comes of an item is a sample, in any order.
 
         An item without a line has the fault of the whole call.
         """
-        body = self._body(prompts)
+        body, samples = self._body(prompts), list[Sample]()
+        self.silent += len(prompts)
         began = self._now()
-        failed = await exchange(self._session, self._url, body, lambda response: self._lines(response, began))
+        failed = await exchange(
+            self._session, self._url, body, lambda response: self._lines(response, began, samples), lambda: self.cut
+        )
         failed = failed or failure(Fault.BROKEN_STREAM, "the answer ended without this item's line")
-        ended = self._now()
-        missing = len(prompts) - len(self.samples)
-        self.samples += [Sample(began, began, ended, fault=failed.fault, detail=failed.detail) for _ in range(missing)]
+        ended, missing = self._now(), len(prompts) - len(samples)
+        self.silent -= missing
+        return samples + [Sample(began, began, ended, fault=failed.fault, detail=failed.detail) for _ in range(missing)]
 
     def _body(self, prompts: Sequence[Prompt]) -> bytes:
         return json.dumps(
@@ -142,12 +151,14 @@ class BulkAsker:
             }
         ).encode()
 
-    async def _lines(self, response: aiohttp.ClientResponse, began: float) -> Failure | None:
+    async def _lines(self, response: aiohttp.ClientResponse, began: float, samples: list[Sample]) -> Failure | None:
         rest = b""
         async for piece in response.content.iter_any():
             ended = self._now()
             *lines, rest = (rest + piece).split(b"\n")
-            self.samples += [_line(each, began, ended) for each in lines if each.strip()]
+            found = [_line(each, began, ended) for each in lines if each.strip()]
+            samples += found
+            self.silent -= len(found)
         return None
 
 

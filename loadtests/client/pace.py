@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from loadtests.client.exchange import Failure, failure
 from loadtests.client.prompts import Prompt
 from loadtests.records import Fault, Sample
 
 GIVE_UP = 16
 """If the first so many requests all fail to connect, no more are sent."""
 LEAST_GRACE_S = 5.0
+LOST = (Fault.CONNECTION, Fault.TIMEOUT)
+Body = TypeVar("Body")
+Sent = TypeVar("Sent", contravariant=True)
 
 
 class Asker(Protocol):
@@ -34,30 +38,49 @@ class Asker(Protocol):
         """Raises nothing for what an endpoint does."""
 
 
-class Pace:
+class Sender(Protocol[Sent]):
+    """Whoever sends a call of one or several requests, and can be cut off."""
+
+    cut: Failure | None
+    """Set before a call under way is cancelled: its requests then have this fault."""
+
+    @property
+    def silent(self) -> int:
+        """Requests under way that have no text yet."""
+
+    async def ask_all(self, body: Sent, due_s: float | None = None, /) -> list[Sample]:
+        """Raises nothing for what an endpoint does."""
+
+
+class Pace(Generic[Body]):
     """Sends requests for at most `max_seconds` and gathers their samples. `now`: seconds since the begin.
 
-    What is under way then has a grace: the 95th percentile of the times so far, at least 5 s. The rest is cut off.
+    What is under way then has a grace: as long as the longest answer so far, at least 5 s. The rest is cut off, which
+    is a timeout.
     """
 
-    def __init__(self, asker: Asker, now: Callable[[], float], max_seconds: float) -> None:
+    def __init__(self, asker: Sender[Body], now: Callable[[], float], max_seconds: float) -> None:
         self._asker, self._now, self._max_seconds = asker, now, max_seconds
         self._reached = False
         self.samples: list[Sample] = []
-        self.cut = 0
-        """Requests that were cut off; so many of them had no text yet:"""
         self.cut_silent = 0
+        """Requests that were cut off before they had any text."""
         self.gave_up = False
         self.unsent = 0
         """Arrivals of an open loop that were never sent."""
 
-    async def closed(self, bodies: Iterable[bytes], users: int) -> None:
+    @property
+    def cut(self) -> int:
+        """Requests that were cut off."""
+        return sum(1 for each in self.samples if (each.fault, each.detail) == self._asker.cut)
+
+    async def closed(self, bodies: Iterable[Body], users: int) -> None:
         """So many users share the requests; each sends its next one as soon as it has an answer."""
         left = iter(bodies)
         async with asyncio.TaskGroup() as group:
             await self._wind_up([group.create_task(self._user(left)) for _ in range(users)])
 
-    async def open(self, bodies: Iterable[bytes], dues_s: Sequence[float]) -> None:
+    async def open(self, bodies: Iterable[Body], dues_s: Sequence[float]) -> None:
         """Each request at its time, whatever became of those before it; late rather than never."""
         async with asyncio.TaskGroup() as group:
             under_way: set[asyncio.Task[None]] = set()
@@ -71,16 +94,16 @@ class Pace:
                 task.add_done_callback(under_way.discard)
             await self._wind_up(list(under_way))
 
-    async def _user(self, left: Iterator[bytes]) -> None:
+    async def _user(self, left: Iterator[Body]) -> None:
         for body in left:
             await self._one(body, None)
             if self._given_up() or self._now() >= self._max_seconds:
                 return
 
-    async def _one(self, body: bytes, due_s: float | None) -> None:
-        sample = await self._asker.ask(body, due_s)
-        self.samples.append(sample)
-        self._reached = self._reached or sample.fault is not Fault.CONNECTION
+    async def _one(self, body: Body, due_s: float | None) -> None:
+        samples = await self._asker.ask_all(body, due_s)
+        self.samples += samples
+        self._reached = self._reached or any(each.fault is not Fault.CONNECTION for each in samples)
 
     def _given_up(self) -> bool:
         self.gave_up = not self._reached and len(self.samples) >= GIVE_UP
@@ -88,7 +111,9 @@ class Pace:
 
     async def _wind_up(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         rest = await run_out(tasks, self._now, self._max_seconds, self.samples)
-        self.cut, self.cut_silent = len(rest), self._asker.silent if rest else 0
+        if rest:
+            self.cut_silent = self._asker.silent
+            self._asker.cut = failure(Fault.TIMEOUT, f"cut off {self._now():.1f} s after the begin of the measurement")
         for task in rest:
             task.cancel()
 
@@ -106,8 +131,12 @@ async def run_out(
 
 def grace_s(samples: Sequence[Sample]) -> float:
     """How long what is under way may go on."""
-    times = [each.e2e_s for each in samples if each.ok]
-    return max(LEAST_GRACE_S, float(np.percentile(times, 95))) if times else LEAST_GRACE_S
+    return max((LEAST_GRACE_S, *(each.e2e_s for each in samples if each.ok)))
+
+
+def unanswered(samples: Sequence[Sample]) -> bool:
+    """Whether nothing at all came back: no connection or no end of any request, and no text."""
+    return bool(samples) and all(each.fault in LOST and not each.times_s for each in samples)
 
 
 def arrivals(rate: float, seconds: float, seed: Sequence[int], most: int) -> list[float]:

@@ -25,7 +25,16 @@ from loadtests.client.sharegpt import MOST_TOKENS, Conversation, WorkloadError, 
 from loadtests.client.words import WORDS
 from loadtests.records import Point
 
-__all__ = ["WORDS_PER_TOKEN", "Lengths", "Prompt", "RandomWorkload", "Workload", "WorkloadError", "workload_of"]
+__all__ = [
+    "WORDS_PER_TOKEN",
+    "Lengths",
+    "Prompt",
+    "RandomWorkload",
+    "Workload",
+    "WorkloadError",
+    "is_file",
+    "workload_of",
+]
 
 WORDS_PER_TOKEN = 0.85
 """Of the words here, where an endpoint does not tell: one token each, and a few for the full stops."""
@@ -154,12 +163,17 @@ def workload_of(
     """
     mixed = (seed % 2**32, *_marks(point))
     kind, _, rest = workload.strip().partition(":")
-    if kind == "random":
+    if not is_file(workload):
         inputs, outputs = _lengths(rest or "fixed", point)
         return RandomWorkload(mixed, inputs, outputs, words_per_token, template_tokens)
     path = Path(rest if kind == "sharegpt" else workload.strip()).expanduser()
     found = conversations(path, seed, words_per_token, most_tokens)
     return FileWorkload(found, np.random.default_rng(mixed).permutation(len(found)).tolist())
+
+
+def is_file(workload: str) -> bool:
+    """Whether a workload is a file's conversations, which have lengths of their own."""
+    return workload.strip().partition(":")[0] != "random"
 
 
 def sentences(random: np.random.Generator, count: int) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from loadtests.client.pace import arrivals
 from loadtests.client.prompts import WORDS_PER_TOKEN, Prompt, RandomWorkload, Workload, workload_of
-from loadtests.records import Calibration, Plan, Point
+from loadtests.client.sharegpt import MOST_TOKENS
+from loadtests.records import Calibration, Kind, Plan, Point, Side
 
 MOST_REQUESTS = 100_000
 WARM_USERS = 32
 """Of a warm-up before an open loop, at most."""
+BULK_ITEMS = 16
+"""Requests in one bulk call."""
+ROOM = 0.75
+"""Conversations of a file are so much of a model's context at most: their tokens are a guess from their words."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,14 @@ class Questions:
 
     @property
     def notices(self) -> list[str]:
-        size, needed = self.workload.size, self.warm + self.count
+        size, needed = self.workload.size, self.first + self.warm + self.count
         if size is None or size >= needed:
             return []
-        return [f"the workload has {size} prompts for {needed} requests: some are asked again, which a cache may know"]
+        before = " of this and the repeats before it" if self.first else ""
+        return [
+            f"the workload has {size} prompts for {needed} requests{before}: some are asked again, which a cache may "
+            "know"
+        ]
 
 
 def questions_of(point: Point, plan: Plan, repeat: int, calibration: Calibration | None) -> Questions:
@@ -61,7 +70,14 @@ def questions_of(point: Point, plan: Plan, repeat: int, calibration: Calibration
     users = point.concurrency or min(WARM_USERS, math.ceil(point.rate or 1))
     warm, count = plan.warmup_requests * users, requests_of(point, plan)
     return Questions(
-        workload=workload_of(plan.workload, point, plan.seed, words, template_tokens=template),
+        workload=workload_of(
+            plan.workload,
+            point,
+            plan.seed,
+            words,
+            template_tokens=template,
+            most_tokens=_most_tokens(plan.sides, point.model, template),
+        ),
         first=repeat * (warm + count),
         users=users,
         warm=warm,
@@ -75,7 +91,16 @@ def requests_of(point: Point, plan: Plan) -> int:
     if point.rate is not None:
         mean = point.rate * plan.max_seconds
         return min(MOST_REQUESTS, math.ceil(mean + 6 * math.sqrt(mean)) + 16)
-    return max(plan.min_requests, plan.requests_per_user * (point.concurrency or 1))
+    each = plan.requests_per_user
+    if point.kind is Kind.BULK:
+        each = BULK_ITEMS * math.ceil(each / BULK_ITEMS)  # whole calls, at least one of every user
+    return max(plan.min_requests, each * (point.concurrency or 1))
+
+
+def _most_tokens(sides: Iterable[Side], model: str, template_tokens: int) -> int:
+    """Of a conversation, so that every side takes it: all of them are asked the same."""
+    contexts = [side.contexts[model] for side in sides if model in side.contexts]
+    return min([MOST_TOKENS, *(int(ROOM * each) - template_tokens for each in contexts)])
 
 
 def _dues(rate: float, plan: Plan, repeat: int, count: int) -> tuple[float, ...]:

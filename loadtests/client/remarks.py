@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from loadtests.client.pace import GIVE_UP
-from loadtests.records import Kind, Plan, Point, Sample
+from loadtests.client.prompts import RandomWorkload, Workload
+from loadtests.records import EngineFigures, Kind, Plan, Point, Sample
 
 OFF = 0.1
 """Token counts may be so far from what was asked."""
 BUSY = 0.85
 """Of one core: a client that takes more may itself be what is slow."""
+CACHED = 0.05
+"""So much of random prompts may be in a prefix cache, chat template apart."""
 ONE_MODEL = (Kind.CHAT, Kind.SINGLE, Kind.BULK)
 
 
@@ -21,8 +24,12 @@ def on_warm_up(samples: Sequence[Sample], asked: int) -> list[str]:
         what = ", ".join(f"{number} {fault}" for fault, number in faults.most_common())
         said.append(f"{faults.total()} of {len(samples)} warm-up requests failed ({what})")
     if len(samples) < asked:
-        said.append(f"{asked - len(samples)} of {asked} warm-up requests were not sent or did not end in time")
+        said.append(f"{asked - len(samples)} of {asked} warm-up requests were not sent in time")
     return said
+
+
+def on_silence() -> list[str]:
+    return ["no request of the warm-up was answered, so nothing was measured: these are the warm-up's own figures"]
 
 
 def on_end(cut: int, silent: int, waited_s: float) -> list[str]:
@@ -30,8 +37,8 @@ def on_end(cut: int, silent: int, waited_s: float) -> list[str]:
     if not cut:
         return []
     return [
-        f"{cut} requests were still under way {waited_s:.1f} s after the begin, {silent} of them without any text yet; "
-        "they were cut off and are in no figure"
+        f"{cut} requests were still under way {waited_s:.1f} s after the begin, when the longest time of a measurement "
+        f"was over, {silent} of them without any text yet; they were cut off and count as failed (timeout)"
     ]
 
 
@@ -53,6 +60,24 @@ def on_answers(samples: Sequence[Sample], kind: Kind, inputs: int | None, output
     if inputs and told is not None and abs(told / inputs - 1) > OFF:
         said.append(f"prompts had {told:.0f} tokens on average where {inputs} were asked")
     return said
+
+
+def on_cache(engine: EngineFigures | None, workload: Workload, requests: int) -> list[str]:
+    """Prompts that were asked before, as by an earlier run. What the chat template adds is in the cache anyway."""
+    if (
+        engine is None
+        or not engine.prefix_queries
+        or not engine.prefix_hits
+        or not isinstance(workload, RandomWorkload)
+    ):
+        return []
+    share = (engine.prefix_hits - requests * workload.template_tokens) / engine.prefix_queries
+    if share <= CACHED:
+        return []
+    return [
+        f"the engine had {share:.0%} of the prompts' tokens in its prefix cache, though no two prompts begin alike: "
+        "the same were asked before, as by an earlier run; another --seed or an engine that has just started helps"
+    ]
 
 
 def on_number(samples: Sequence[Sample], point: Point, plan: Plan) -> list[str]:

@@ -22,7 +22,7 @@ from loadtests.gpu.combined import verdicts
 from loadtests.gpu.conduct import SERVERS, Conductor
 from loadtests.gpu.deadline import Deadline
 from loadtests.gpu.options import Options, options_of
-from loadtests.gpu.profile import place_of, write_model
+from loadtests.gpu.profile import write_places
 from loadtests.gpu.room import GIB, H200, Gpu, rooms_of, this_gpu
 from loadtests.gpu.serving import end_leftovers
 from loadtests.gpu.steps import by_worth, steps
@@ -47,10 +47,7 @@ def main(options: Options) -> int:
     if gpu is None and not options.dry and not options.plan:
         say("no GPU was found (nvidia-smi tells of none): --dry-run tries the script on a CPU, --plan prints its steps")
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    for llama in options.llamas:
-        if llama.name not in options.weights:
-            write_model(llama, place_of(llama, options))
+    write_places(options)
     rooms = rooms_of(options, _memory(options, gpu))
     _print_steps(options, gpu, steps(options, rooms))
     if options.plan:

@@ -65,6 +65,15 @@ def place_of(llama: Llama, options: Options) -> Place:
     return Place(options.out / llama.name)
 
 
+def write_places(options: Options) -> None:
+    """A folder for each model, with what vLLM takes for the model in it where there are no real weights."""
+    for llama in options.llamas:
+        place = place_of(llama, options)
+        place.folder.mkdir(parents=True, exist_ok=True)
+        if llama.name not in options.weights:
+            write_model(llama, place)
+
+
 def write_model(llama: Llama, place: Place) -> None:
     """The folder that vLLM takes for a downloaded model. OSError where it cannot be written."""
     write_config(llama, place)

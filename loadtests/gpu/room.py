@@ -15,14 +15,14 @@ import yaml
 from loadtests.gpu.llamas import Llama
 from loadtests.gpu.options import Options, Sides
 from loadtests.gpu.profile import ALONE_SHARE, cache_for_aim, cache_for_all, profile_of
-from loadtests.gpu.serving import corral
+from loadtests.gpu.serving import corral, gpu_id
 from loadtests.servers import ServerError
 
 GIB = 1 << 30
 H200 = 139 * GIB
 MOST = 0.95
 """Of the memory, for two engines: what is left is other processes' and what nobody counted."""
-QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits", "--id=0"]
+QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"]
 QUERY_S = 30
 OF_TOTAL = 0.99
 """nvidia-smi tells a little more than CUDA gives."""
@@ -30,7 +30,7 @@ OF_TOTAL = 0.99
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU of this machine; bytes."""
+    """The GPU that the servers get; bytes."""
 
     name: str
     memory: int
@@ -57,7 +57,8 @@ def this_gpu() -> Gpu | None:
     """None where nvidia-smi finds no GPU."""
     if shutil.which(QUERY[0]) is None:
         return None
-    asked = subprocess.run(QUERY, capture_output=True, text=True, timeout=QUERY_S, check=False)
+    query = [*QUERY, f"--id={gpu_id()}"]
+    asked = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_S, check=False)
     name, *numbers = [each.strip() for each in asked.stdout.strip().rsplit(",", 2)]
     if asked.returncode or len(numbers) != 2 or not all(each.isdigit() for each in numbers):
         return None

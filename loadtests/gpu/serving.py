@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from loadtests.gpu.profile import Place
-from loadtests.servers import HOST, EnginePlan, Running, ServerError, free_ports, process
+from loadtests.servers import DIRECT, HOST, EnginePlan, Running, ServerError, free_ports, process
 
 ROOT = Path(__file__).parents[2]
 CORRAL = (sys.executable, "-m", "app.cli")
@@ -34,9 +33,12 @@ def environment(out: Path) -> dict[str, str]:
     """Of every server: this repository can be imported, and the services of this run are apart from all others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # one GPU, the same for both, however many there are
-    gpu = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
-    return {**kept, "PYTHONPATH": path, "CORRAL_STATE_DIR": str(out / STATE), **gpu}
+    return {**kept, "PYTHONPATH": path, "CORRAL_STATE_DIR": str(out / STATE), "CUDA_VISIBLE_DEVICES": gpu_id()}
+
+
+def gpu_id() -> str:
+    """The one GPU of both servers, however many there are, as CUDA and nvidia-smi name it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
 
 
 def corral(*arguments: str, out: Path | None = None, fails: bool = False, within_s: float | None = COMMAND_S) -> str:
@@ -106,7 +108,7 @@ def vllm_up(place: Place, model: str, within_s: float) -> Iterator[str]:
 def _wait_for(url: str, running: Running, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):
+        with suppress(urllib.error.URLError, OSError), DIRECT.open(url, timeout=2):
             return
         if running.process.poll() is not None:
             raise ServerError(f"vLLM's server ended with status {running.process.returncode}: see {running.log}")

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from loadtests.records import Aggregate, Interval, Point, Ratio, Record
+from loadtests.records import Aggregate, Difference, Interval, Point, Ratio, Record
 from loadtests.report import words
 from loadtests.sweep.aggregate import FIGURES
+from loadtests.sweep.plan import series_of
+
+Of = Literal["value", "ratio", "difference"]
+Intervals = Mapping[tuple[Of, str, Point], Interval]
+"""By what an aim is about, the figure's name and the point."""
 
 
 class Aim(Record):
     """A bound for one figure. Exactly one of `at_least` and `at_most` is set; the wrong one is a ValueError."""
 
     figure: str = Field(description="a name of loadtests.sweep.aggregate.FIGURES")
-    of: Literal["value", "ratio", "difference"] = Field(
-        "value", description="the figure itself, or what it is over the other side's, or less the other side's"
-    )
+    of: Of = Field("value", description="the figure itself, or what it is over the other side's, or less than it")
     at_least: float | None = None
     at_most: float | None = None
     model: str = Field("", description="a model's name, or a size that is told in it: 1b; empty: every model")
@@ -74,28 +77,37 @@ class Judged:
         return ("kept" if self.kept else "missed") + ("" if self.sure else ", within the noise")
 
 
-def judged(
-    aims: Iterable[Aim], aggregates: Sequence[Aggregate], ratios: Sequence[Ratio], ours: str
-) -> tuple[Judged, ...]:
-    """Each aim at each point that it concerns, for the side `ours`."""
+def intervals_of(
+    aggregates: Iterable[Aggregate], ratios: Iterable[Ratio], differences: Iterable[Difference], ours: str
+) -> Intervals:
+    """What was measured of the side `ours`, and of it beside the other one."""
+    values = (each for each in aggregates if each.side == ours)
+    return (
+        {("value", name, each.point): found for each in values for name, found in each.figures.items()}
+        | {("ratio", each.figure, each.point): each.ratio for each in ratios}
+        | {("difference", each.figure, each.point): each.difference for each in differences}
+    )
+
+
+def judged(aims: Iterable[Aim], planned: Sequence[Point], intervals: Intervals) -> tuple[Judged, ...]:
+    """Each aim at each point that it concerns, measured or not."""
+    measured = {point for _, _, point in intervals}
     found: list[Judged] = []
     for aim in aims:
-        points = [each.point for each in aggregates if each.side == ours and aim.concerns(each.point)]
-        found += [Judged(aim, point, _measured(aim, point, aggregates, ratios, ours)) for point in points]
-        if not points:
-            found.append(Judged(aim, None, None))
+        points = _points(aim, planned, measured) or [None]
+        found += [Judged(aim, each, intervals.get((aim.of, aim.figure, each)) if each else None) for each in points]
     return tuple(found)
 
 
-def _measured(
-    aim: Aim, point: Point, aggregates: Sequence[Aggregate], ratios: Sequence[Ratio], ours: str
-) -> Interval | None:
-    if aim.of == "value":
-        figures = next(each.figures for each in aggregates if each.side == ours and each.point == point)
-        return figures.get(aim.figure)
-    ratio = next((each for each in ratios if each.point == point and each.figure == aim.figure), None)
-    if ratio is None:
-        return None
-    if aim.of == "ratio":
-        return ratio.ratio
-    return Interval(value=ratio.ours - ratio.other, repeats=ratio.ratio.repeats)
+def _points(aim: Aim, planned: Sequence[Point], measured: Collection[Point]) -> list[Point | None]:
+    """Where an aim is judged: at the users that it names, planned or not; else at every load that was measured."""
+    if not aim.concurrency:
+        begun = {series_of(each) for each in measured}
+        # a series that ends where more users only wait longer is whole; one that never began is not
+        first = {series_of(each): each for each in reversed(planned) if series_of(each) not in begun}
+        return [each for each in planned if aim.concerns(each) and (each in measured or each in first.values())]
+    named = (
+        each.model_copy(update={"concurrency": users, "rate": None}) for users in aim.concurrency for each in planned
+    )
+    asked = [*planned, *named]  # the planned ones first, for their order
+    return list(dict.fromkeys(each for each in asked if aim.concerns(each)))

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from loadtests.records import Aggregate, EngineFigures
+from loadtests.client.engine import UNREAD
+from loadtests.records import ASK_SEVERAL, Aggregate, EngineFigures
 from loadtests.report import words
 from loadtests.report.document import Column
 
 LATENCIES = {"ttft": "TTFT, ms", "itl": "ITL, ms", "tpot": "TPOT, ms", "e2e": "End to end, ms"}
 PERCENTILES = ("p50", "p90", "p95", "p99")
+SPANNED = {f"{name}_{part}" for name in ("ttft", "itl", "e2e") for part in ("p50", "p95")}
+"""Of the latencies these have their intervals: with all sixteen nobody would find a figure."""
+
+KV_CACHE = "KV cache in use, most"
+GAUGES = ("Running", "Waiting", KV_CACHE)
+"""Of the engine's figures: read meanwhile, not counted."""
 
 NO_ANSWER = "No request of this point was answered, so there is nothing to time."
-NO_GPUS = "How many GPUs are behind the endpoint is not known."
-NO_GPU = "There is no GPU behind the endpoint."
+NO_GPUS = "How many GPUs are behind the model is not known."
+NO_GPU = "There is no GPU behind the model."
+SEVERAL = "A request of this kind is the work of several models, so there is no figure per GPU."
 NO_TOKENS = "The endpoint did not tell how many tokens it gave."
 NO_ENGINE = "The engine's own metrics could not be read."
 NO_LOOKUP = "The engine looked nothing up in its prefix cache."
@@ -30,7 +38,7 @@ class Measured:
     repeats: int
     engine: EngineFigures | None
     gpus: float | None
-    """Behind the endpoint; None if that is not known."""
+    """Behind the point's model; None if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,18 @@ def reasons(figure: Figure, row: Measured) -> list[str]:
     if each.failed == each.requests and figure.why != NO_ENGINE:
         return [NO_ANSWER]
     if figure.why == NO_GPUS and not row.gpus:
-        return [NO_GPUS if row.gpus is None else NO_GPU]
-    if figure.why == NO_ENGINE and row.engine:
-        return [NO_LOOKUP if figure.column.label == "Prefix hits" else NO_FIGURE]
+        return [_no_gpus(row)]
     told = [one for one in each.notices if any(hint in one.lower() for hint in figure.hints)]
+    if figure.why == NO_ENGINE and row.engine:
+        unread = [one for one in told if UNREAD in one and (figure.column.group or figure.column.label) in GAUGES]
+        return unread or [NO_LOOKUP if figure.column.label == "Prefix hits" else NO_FIGURE]
     return told or [NO_TOKENS if figure.why == NO_GPUS else figure.why]
+
+
+def _no_gpus(row: Measured) -> str:
+    if row.aggregate.point.kind in ASK_SEVERAL:
+        return SEVERAL
+    return NO_GPUS if row.gpus is None else NO_GPU
 
 
 def throughput(limits: bool) -> list[Figure]:
@@ -82,12 +97,14 @@ def latencies() -> list[Figure]:
     why = {"ttft": NO_TEXT, "itl": NO_TEXT, "tpot": NO_TOKENS}
     hints = {"tpot": ("token count",)}
     return [
-        Figure(
-            Column(part, label), _valued(f"{name}_{part}", words.number), why.get(name, NO_FIGURE), hints.get(name, ())
-        )
+        Figure(Column(part, label), _latency(f"{name}_{part}"), why.get(name, NO_FIGURE), hints.get(name, ()))
         for name, label in LATENCIES.items()
         for part in PERCENTILES
     ]
+
+
+def _latency(name: str) -> Callable[[Measured], str]:
+    return _spanned(name) if name in SPANNED else _valued(name, words.number)
 
 
 def engine() -> list[Figure]:
@@ -97,7 +114,7 @@ def engine() -> list[Figure]:
         (Column("most", "Running"), _told(lambda one: one.running_max, words.whole)),
         (Column("mean", "Waiting"), _told(lambda one: one.waiting_mean, words.whole)),
         (Column("most", "Waiting"), _told(lambda one: one.waiting_max, words.whole)),
-        (Column("KV cache in use, most"), _told(lambda one: one.kv_cache_max, words.share)),
+        (Column(KV_CACHE), _told(lambda one: one.kv_cache_max, words.share)),
         (Column("Prefix hits"), _told(prefix_share, words.share)),
         (Column("Preemptions"), _told(lambda one: one.preemptions, words.whole)),
     ]
@@ -138,7 +155,7 @@ def _spanned(name: str) -> Callable[[Measured], str]:
 
 
 def _valued(name: str, told: Callable[[float], str]) -> Callable[[Measured], str]:
-    """Its value alone: where sixteen figures stand in a row, intervals would hide them."""
+    """Its value alone."""
 
     def read(row: Measured) -> str:
         found = row.aggregate.figures.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from loadtests.records import Interval, Run
+from loadtests.records import Run
 from loadtests.report import html, markdown, words
 from loadtests.report.document import Cell, Column, Document, Row, Section, Table, Tone
 from loadtests.report.tables import group_of
@@ -66,16 +66,8 @@ def _table(caption: str, changes: Sequence[Change]) -> Table:
 
 def _row(each: Change, several: bool) -> Row:
     unit = "" if each.figure in words.RATES else f", {FIGURES[each.figure].unit}"
-    texts = (words.figure(each.figure) + unit, words.span(each.before), words.span(each.after), _percent(each.change))
+    figures = (words.span(each.before), words.span(each.after), words.percent(each.change))
+    texts = (words.figure(each.figure) + unit, *figures)
     verdict = Cell(each.verdict, tone=TONES.get(each.verdict, ""))
     head = words.load(each.point) + (f", {each.side}" if several else "")
     return Row(head, (*map(Cell, texts), verdict), group_of(each.point))
-
-
-def _percent(change: Interval | None) -> str:
-    if change is None:
-        return words.MISSING
-    value = f"{100 * change.value:+.1f} %"
-    if change.low is None or change.high is None:
-        return value
-    return f"{value} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"

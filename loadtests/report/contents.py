@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from loadtests.records import Aggregate, Kind, Measurement, Plan, Point, Ratio, Run, RunRecord, Saturation, Side
-from loadtests.report.aims import Aim, Judged, judged
+from loadtests.report.aims import Aim, Judged, intervals_of, judged
 from loadtests.report.paper import Claimed, beside_the_paper
 from loadtests.sweep.aggregate import aggregates, saturations
-from loadtests.sweep.side_by_side import ratios
+from loadtests.sweep.side_by_side import differences, ratios
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,12 @@ class Shape:
     input_tokens: int
     output_tokens: int
     open_loop: bool
+    own_lengths: bool = False
 
     @classmethod
     def of(cls, point: Point) -> Shape:
-        return cls(point.kind, point.input_tokens, point.output_tokens, point.rate is not None)
+        lengths = point.input_tokens, point.output_tokens
+        return cls(point.kind, *lengths, point.rate is not None, point.own_lengths)
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,13 @@ class Contents:
         return Shape.of(each.point)
 
     def repeats(self, aggregate: Aggregate) -> list[Measurement]:
-        return self._measured.get((aggregate.point, aggregate.side), [])
-
-    @cached_property
-    def _measured(self) -> dict[tuple[Point, str], list[Measurement]]:
-        found: dict[tuple[Point, str], list[Measurement]] = {}
-        for each in sorted(self.run.measurements, key=lambda each: each.repeat):
-            found.setdefault((each.point, each.side), []).append(each)
-        return found
+        return self.run.of(aggregate.point, aggregate.side)
 
 
 def contents_of(run: Run, *, command: str = "", aims: Sequence[Aim] = ()) -> Contents:
     found, sides = tuple(_in_order(run, aggregates(run))), [each.name for each in run.record.plan.sides]
     compared = tuple(ratios(run, sides[0], sides[1])) if len(sides) > 1 else ()
+    apart = differences(run, sides[0], sides[1]) if len(sides) > 1 else ()
     saturated = tuple(saturations(run))
     return Contents(
         run=run,
@@ -107,7 +103,7 @@ def contents_of(run: Run, *, command: str = "", aims: Sequence[Aim] = ()) -> Con
         saturations=saturated,
         ratios=compared,
         claimed=beside_the_paper(found, saturated),
-        judged=judged(aims, found, compared, sides[0] if sides else ""),
+        judged=judged(aims, run.record.plan.points, intervals_of(found, compared, apart, sides[0] if sides else "")),
         command=command,
     )
 

@@ -80,7 +80,8 @@ def _row(each: Measurement) -> list[str | int | float | None]:
     engine = figures.engine or EngineFigures()
     return [
         harmless(each.side), harmless(point.model), point.kind.value, point.concurrency, point.rate,
-        point.input_tokens, point.output_tokens, each.repeat, harmless(each.began_at),
+        *((None, None) if point.own_lengths else (point.input_tokens, point.output_tokens)), each.repeat,
+        harmless(each.began_at),
         figures.seconds, figures.requests, figures.failed,
         *(figures.faults.get(fault.value, 0) for fault in Fault),
         *(figure.of(figures) for figure in FIGURES.values()),

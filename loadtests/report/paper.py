@@ -55,6 +55,7 @@ class Claimed(Record):
     model: str
     input_tokens: int
     output_tokens: int
+    own_lengths: bool = False
     users: int
     requests: int = 0
     failed: int = 0
@@ -104,6 +105,7 @@ def _claimed(ours: Saturation, users: int, found: Aggregate | None) -> Claimed:
         model=ours.model,
         input_tokens=ours.input_tokens,
         output_tokens=ours.output_tokens,
+        own_lengths=ours.own_lengths,
         users=users,
         requests=found.requests if found else 0,
         failed=found.failed if found else 0,
@@ -154,7 +156,7 @@ def _row(each: Claimed, sides: bool) -> Row:
     failed = f"{each.failed:,} of {each.requests:,}" if each.requests else "not measured"
     texts = (said, *_times(each), each.per_token, each.whole_answer, failed)
     of = f"{each.claim.size.upper()}: {each.model}" + (f" by {each.side}" if sides else "")
-    group = f"{of}, {each.input_tokens:,} in, {each.output_tokens:,} out: {each.saturation}"
+    group = f"{of}, {words.lengths(each)}: {each.saturation}"
     return Row(f"{each.users}", tuple(Cell(text, (1,) if text == words.MISSING else ()) for text in texts), group)
 
 

@@ -51,7 +51,7 @@ def _all(contents: Contents) -> Iterator[Plot]:
 
 
 def _of_shape(contents: Contents, shape: Shape) -> Iterator[Plot]:
-    of = f"{_named(shape)}: {shape.input_tokens:,} tokens in, {shape.output_tokens:,} out"
+    of = f"{_named(shape)}: {words.tokens(shape)}"
     panels = tuple(_loads(contents, shape))
     if panels:
         gaps = "Bars are 95 % intervals over the repeats; a gap in a line is a load without an answer."
@@ -156,5 +156,5 @@ def _undrawn(contents: Contents) -> tuple[str, ...]:
     left = contents.shapes[MOST_SHAPES:]
     if not left:
         return ()
-    told = [f"{_named(each)} ({each.input_tokens:,} in, {each.output_tokens:,} out)" for each in left]
+    told = [f"{_named(each)} ({words.lengths(each)})" for each in left]
     return (f"Not drawn over load, but in the tables: {words.listed(list(dict.fromkeys(told)))}.",)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from loadtests.records import Machine, Plan, Side
+from loadtests.records import ASK_SEVERAL, Machine, Plan, Point, Side
 from loadtests.report import words
 from loadtests.report.contents import Contents
 from loadtests.report.document import Detail, Section
+from loadtests.sweep.aggregate import limits_in_words
 
 DUMMY = (
     "The weights are random (load_format: dummy): the shapes, and with them the work for each token, are those of "
@@ -62,7 +63,7 @@ def section(contents: Contents) -> Section:
         title="Set-up",
         anchor="setup",
         points=(
-            *(_side(each) for each in contents.sides),
+            *(_side(each, contents.plan.points) for each in contents.sides),
             *machine(record.machine),
             *_plan(contents.plan),
             *about_weights(record.configuration),
@@ -91,18 +92,28 @@ def differences(contents: Contents) -> list[str]:
     about, configuration = contents.record.machine, contents.record.configuration
     hardware = _gpus(about) if about.gpus else f"no GPU, {about.cpu}"
     where = "" if about.same_machine else " (of the machine that asked; the endpoint's own may differ)"
-    asked = words.listed(list(dict.fromkeys(words.lengths(each) for each in contents.plan.points)))
+    asked = words.listed(list(dict.fromkeys(words.tokens(each) for each in contents.plan.points)))
     return [
         f"Hardware: ours {hardware}{where}; the paper's GPU types are not known to us.",
         " ".join(["Models: the sizes alone are the same.", *about_weights(configuration)]),
-        f"Lengths: ours {asked} tokens; the paper's token limits are not known to us.",
+        f"Lengths: ours {asked}; the paper's token limits are not known to us.",
     ]
 
 
-def _side(side: Side) -> str:
-    gpus = "GPUs not known" if side.gpus is None else words.counted(int(side.gpus), "GPU") if side.gpus else "no GPU"
+def _side(side: Side, points: Sequence[Point]) -> str:
+    told = {each.model: _behind(side.gpus_behind(each)) for each in points if each.kind not in ASK_SEVERAL}
+    if len(set(told.values())) > 1:
+        gpus = ", ".join(f"{model} {count}" for model, count in told.items())
+    else:
+        gpus = next(iter(told.values()), _behind(side.gpus))
     server = f", {side.server}" if side.server else ""
     return f"{side.name}: {side.url}{server}, {gpus}"
+
+
+def _behind(gpus: float | None) -> str:
+    if gpus is None:
+        return "GPUs not known"
+    return f"{gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
 
 
 def machine(machine: Machine) -> Iterator[str]:
@@ -129,4 +140,4 @@ def _plan(plan: Plan) -> Iterator[str]:
         f"{words.counted(plan.warmup_requests, 'request')} for each user that is in no figure"
     )
     yield f"Prompts: {plan.workload}, seed {plan.seed}, temperature {plan.temperature:g}"
-    yield f"Limits: {words.limits(plan.limits) or 'none stated'}"
+    yield f"Limits: {limits_in_words(plan.limits) or 'none stated'}"

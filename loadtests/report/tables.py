@@ -10,12 +10,15 @@ from loadtests.report.aims import Judged
 from loadtests.report.columns import Figure, Measured
 from loadtests.report.contents import Contents
 from loadtests.report.document import Cell, Column, Notes, Row, Section, Table, Tone
-from loadtests.sweep.aggregate import FIGURES
+from loadtests.sweep.aggregate import FIGURES, limits_in_words
 
 TERMS = (
     "TTFT is the time from sending a request to its first text, ITL the time between two pieces of text, TPOT the "
-    "time for each output token after the first, end to end the time to the last text. Percentiles are over the "
-    "requests that were answered. Each figure is the mean of the repeats; the brackets are its 95 % interval."
+    "time for each output token after the first, end to end the time to the answer's end. Where requests arrive at "
+    "given times, TTFT and end to end count from when a request was due. Percentiles are over the requests that were "
+    "answered. Each figure is the mean of the repeats, with its 95 % interval in brackets: rates, costs, and p50 and "
+    "p95 of TTFT, ITL and end to end have one (report.json has it of every figure), from two repeats on. Requests, "
+    "failures, prefix hits and preemptions are counted over all repeats; 'most' is the most of any."
 )
 RATIO_TERMS = (
     "Both sides were measured in turn. Each figure is the median of the repeats' ratios, with its 95 % interval in "
@@ -30,7 +33,7 @@ COMPARED = (
 def points(contents: Contents) -> Section:
     """Every point that was measured on every side."""
     notes = Notes()
-    asked = words.limits(contents.plan.limits)
+    asked = limits_in_words(contents.plan.limits)
     goodput = f"Goodput counts the requests that kept the limits: {asked}." if asked else "No limits were stated."
     tables = (
         _table("Requests, throughput and cost", columns.throughput(bool(asked)), contents, notes),
@@ -49,7 +52,7 @@ def points(contents: Contents) -> Section:
 def group_of(point: Point) -> str:
     """What the rows of a model have in common."""
     kind = "" if point.kind is Kind.CHAT else f", {words.KINDS[point.kind]}"
-    return f"{point.model}: {words.lengths(point)} tokens{kind}"
+    return f"{point.model}: {words.tokens(point)}{kind}"
 
 
 def _table(caption: str, figures: Sequence[Figure], contents: Contents, notes: Notes) -> Table:
@@ -66,7 +69,7 @@ def _row(each: Aggregate, figures: Sequence[Figure], contents: Contents, notes: 
 
 def measured(each: Aggregate, contents: Contents) -> Measured:
     repeats = contents.repeats(each)
-    gpus = next((side.gpus for side in contents.sides if side.name == each.side), None)
+    gpus = next((side.gpus_behind(each.point) for side in contents.sides if side.name == each.side), None)
     return Measured(each, len(repeats), columns.engine_of(one.figures.engine for one in repeats), gpus)
 
 

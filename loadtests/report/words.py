@@ -1,15 +1,17 @@
-"""Figures, loads and limits in words; text of others made harmless to show."""
+"""Figures and loads in words; text of others made harmless to show."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+from typing import Protocol
 
-from loadtests.records import Interval, Kind, Limits, Point
+from loadtests.records import Interval, Kind, Point
 from loadtests.sweep.aggregate import FIGURES
 
 MISSING = "\N{EN DASH}"
+OWN_LENGTHS = "lengths of the file"
 KINDS = {
     Kind.CHAT: "chat, streamed",
     Kind.SINGLE: "single, whole answers",
@@ -23,7 +25,8 @@ RATES = {
     "output_tokens_per_s_per_gpu": "output tokens/s per GPU",
 }
 SIZE = re.compile(r"(?<![0-9a-z.])(\d+(?:\.\d+)?)b(?![0-9a-z])", re.IGNORECASE)
-PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
+PASSWORD = re.compile(r"(?<=://)[^/\s\"]*@")
+"""To the last @ before the path: one may be in the password, too."""
 
 
 def plain(text: str) -> str:
@@ -85,6 +88,16 @@ def span(interval: Interval, digits: int | None = None) -> str:
     return f"{told(interval.value)} ({told(interval.low)} to {told(interval.high)})"
 
 
+def percent(change: Interval | None) -> str:
+    """A relative change: +4.2 % (+1.1 to +7.3)."""
+    if change is None:
+        return MISSING
+    value = f"{100 * change.value:+.1f} %"
+    if change.low is None or change.high is None:
+        return value
+    return f"{value} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """1 user, 2 users, 1,000 users."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -100,20 +113,33 @@ def load(point: Point) -> str:
     return counted(point.concurrency, "user") if point.concurrency else f"{point.rate:g} requests/s"
 
 
-def lengths(point: Point) -> str:
-    return f"{point.input_tokens:,} in, {point.output_tokens:,} out"
+class Sized(Protocol):
+    """Whatever is of one length of prompts and answers."""
+
+    @property
+    def input_tokens(self) -> int: ...
+
+    @property
+    def output_tokens(self) -> int: ...
+
+    @property
+    def own_lengths(self) -> bool: ...
+
+
+def lengths(of: Sized) -> str:
+    """`128 in, 128 out`, for a table's place where tokens are meant."""
+    return OWN_LENGTHS if of.own_lengths else f"{of.input_tokens:,} in, {of.output_tokens:,} out"
+
+
+def tokens(of: Sized) -> str:
+    """`128 in, 128 out tokens`."""
+    return OWN_LENGTHS if of.own_lengths else f"{lengths(of)} tokens"
 
 
 def faults(kinds: Mapping[str, int]) -> str:
     """`3 timeout, 1 broken stream`, the most frequent first."""
     ordered = sorted(kinds.items(), key=lambda each: (-each[1], each[0]))
     return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in ordered if count)
-
-
-def limits(asked: Limits) -> str:
-    """`TTFT at most 300 ms, ITL p95 at most 50 ms`; empty where nothing is asked."""
-    named = {"TTFT": asked.ttft_ms, "ITL p95": asked.itl_ms, "TPOT": asked.tpot_ms, "end to end": asked.e2e_ms}
-    return ", ".join(f"{name} at most {value:g} ms" for name, value in named.items() if value is not None)
 
 
 def figure(name: str) -> str:

@@ -4,7 +4,7 @@ Lets closed-loop users ask one model of a running service: few and then many at 
 slowly more and fewer (wave), or the three in turn (all). Looks once a second how many replicas serve, and writes
 scaling.json, report.md, scaling.svg and scaling.png beside ticks.jsonl and requests.jsonl, which grow as it goes.
 Ctrl-C ends it with what it measured. The API key is CORRAL_API_KEY in the environment. It exits with 1 if a request
-failed.
+failed; one that is still under way long after the load has ended has failed, too.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import aiohttp
 from loadtests.client.ask import ChatAsker
 from loadtests.client.clock import Clock, ClockWatch, Stopwatch
 from loadtests.client.endpoint import calibrate, look, require
-from loadtests.client.exchange import open_session
+from loadtests.client.exchange import hiding, open_session
 from loadtests.client.prompts import WORDS_PER_TOKEN, workload_of
 from loadtests.records import Calibration, Point, Side
 from loadtests.scaling.crowd import Crowd
@@ -80,7 +80,7 @@ async def measure(
     side = await look(asking.url, key=key, models=[asking.model])
     require(side, asking.model)
     calibration = await calibrate(side, asking.model, key=key)
-    with ScalingFolder(folder) as kept:
+    with ScalingFolder(folder) as kept, hiding(key):
         async with open_session(key, asking.timeout_s) as session, _watching(side, asking, key) as watch:
             if await watch.replicas() is None:
                 raise ScalingError(f"{side.url} does not tell how many replicas serve {asking.model}: {watch.blind[0]}")
@@ -141,7 +141,7 @@ class _Run:
             output_tokens=asking.output_tokens,
         )  # fmt: skip
         asker = ChatAsker(self.session, self.head.side, point, 0.0, now)
-        async with Crowd(asker, self._bodies(asker, point), asking.think_s, asking.seed) as crowd:
+        async with Crowd(asker, self._bodies(asker, point), now, asking.think_s, asking.seed) as crowd:
             self.runner = Runner(
                 phases_of(asking.patterns, asking.course), crowd, self.watch.replicas, lambda: self.watch.engines,
                 self.kept, now, self.tell, self.stopped,

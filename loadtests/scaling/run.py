@@ -67,9 +67,10 @@ class Runner:
                 f"the client itself stood still for up to {max(self._stood_s):.1f} s, {sum(self._stood_s):.1f} s in "
                 "all: the machine was busy otherwise, the load was less than it says, and the latencies are longer"
             )
-        if cut := await self.crowd.leave():
+        if late := await self.crowd.leave():
             self.notices.append(
-                f"{cut} requests were still under way at the end; they were cut off and are not counted"
+                f"{late} requests were still under way long after the load had ended: they were cut off, and count as "
+                f"failed ({Fault.TIMEOUT})"
             )
 
     async def _conduct(self, phase: Phase, ticking: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,8 +93,8 @@ class Seat:
         load, kind = self._load, self._asking.kind
         if not load.traffic.open:
             return False
-        question = self._asking.question(self._prompts)
-        with load.traffic.request(kind):
+        question, began = self._asking.question(self._prompts), time.perf_counter()
+        with load.traffic.request(kind, lambda: time.perf_counter() - max([began, *question.answer.times[-1:]])):
             sample = self._asker.ask(question)
         if isinstance(question.answer, Whole) and question.answer.declined:
             load.tally.declined(kind)

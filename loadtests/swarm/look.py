@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from loadtests.client.endpoint import EndpointError, calibrate, look
+from loadtests.client.questions import ROOM
 from loadtests.swarm.settings import Found
 
 LOOK_S = 60
@@ -26,4 +28,10 @@ async def _look(url: str, key: str | None, model: str) -> Found:
             told = await calibrate(side, chosen, key=key)
     except TimeoutError:
         raise EndpointError(f"{url} does not answer within {LOOK_S} s.") from None
-    return Found(model=chosen, plain=chosen in side.plain_models, **(told.model_dump() if told else {}))
+    found = Found(model=chosen, plain=chosen in side.plain_models, **(told.model_dump() if told else {}))
+    return replace(found, most_tokens=_most_tokens(side.contexts.get(chosen), found))
+
+
+def _most_tokens(context: int | None, found: Found) -> int:
+    """Of a file's conversation; its tokens are a guess from its words, so some of the context is left free."""
+    return found.most_tokens if context is None else min(found.most_tokens, int(ROOM * context) - found.template_tokens)

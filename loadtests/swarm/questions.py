@@ -51,7 +51,12 @@ class Asking:
         """Raises WorkloadError."""
         settings, found = self.settings, self.found
         return workload_of(
-            settings.workload, self.point, settings.seed, found.words_per_token, template_tokens=found.template_tokens
+            settings.workload,
+            self.point,
+            settings.seed,
+            found.words_per_token,
+            template_tokens=found.template_tokens,
+            most_tokens=found.most_tokens,
         )
 
     def question(self, prompts: Callable[[], Prompt]) -> Question:

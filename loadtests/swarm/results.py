@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loadtests.records import Fault, Figures, Kind, Spread
-from loadtests.swarm.tally import Entry, Row
+from loadtests.swarm.tally import SILENT_S, Entry, Row
 from loadtests.sweep.figures import PLACES
 
 ALL = "all"
@@ -109,14 +109,19 @@ def _notices(rows: Rows) -> Iterable[str]:
     if not any(row == Row.E2E for _, row in rows):
         yield "no request ended: there is nothing to compute from"
     for kind in Kind:
-        asked, tokens, cut, declined = (
-            Totals.of(rows, [kind.value], row) for row in (Row.E2E, Row.TOKENS, Row.CUT, Row.DECLINED)
+        asked, tokens, cut, silent, declined = (
+            Totals.of(rows, [kind.value], row) for row in (Row.E2E, Row.TOKENS, Row.CUT, Row.SILENT, Row.DECLINED)
         )
         answers = asked.requests - asked.failures
         if tokens.failures:
             yield f"{kind}: {tokens.failures} of {answers} answers told no token count: no tokens per second"
         if cut.requests:
             yield f"{kind}: {cut.requests} requests were cut off as their users were stopped; they do not count"
+        if silent.requests:
+            yield (
+                f"{kind}: of {silent.requests} of the {cut.requests} that were cut off nothing had come for "
+                f"{SILENT_S:g} s and more: the endpoint may hang"
+            )
         if declined.requests:
             yield (
                 f"{kind}: {declined.requests} of {answers} answers were refusals: the documents tell nothing about "

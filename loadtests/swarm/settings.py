@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loadtests.client.dialect import PLAIN, VLLM, Dialect
 from loadtests.client.prompts import WORDS_PER_TOKEN
+from loadtests.client.sharegpt import MOST_TOKENS
 from loadtests.records import Kind, Limits
 from loadtests.swarm.arguments import ARGUMENTS, DAY_S
 from loadtests.swarm.mix import Mix, mix_of
@@ -77,6 +78,8 @@ class Found:
     """It refuses vLLM's own fields."""
     words_per_token: float = WORDS_PER_TOKEN
     template_tokens: int = 0
+    most_tokens: int = MOST_TOKENS
+    """Of a file's conversation, question and answer together."""
 
     @property
     def dialect(self) -> Dialect:

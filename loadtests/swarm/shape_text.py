@@ -52,15 +52,17 @@ def _arguments(name: str, text: str) -> dict[str, Any]:
         if key not in types or not equals:
             raise OptionError(f"shape {name}: {part!r} is nothing it takes; it has {', '.join(types)}, as KEY=VALUE.")
         where = f"shape {name}: {key}"
-        if types[key] == "int":
-            found[key] = _users(value, where)
-        else:
-            found[key] = _seconds(value, where) if "Seconds" in str(types[key]) else number(value, where)
+        read = _users if types[key] == "int" else _seconds if "Seconds" in str(types[key]) else _number
+        found[key] = read(value, where)
     return found
 
 
+def _number(text: str, where: str) -> float:
+    return number(text, where, most=MOST_USERS)
+
+
 def _users(text: str, where: str) -> int:
-    value = number(text, where, most=MOST_USERS)
+    value = _number(text, where)
     if value != int(value):
         raise OptionError(f"{where}: {text!r} is no whole number.")
     return int(value)

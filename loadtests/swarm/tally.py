@@ -9,6 +9,7 @@ A kind has these rows, told apart by their type:
     TOKENS   output tokens: requests/s are tokens/s. A failure is an answer that did not tell how many it has.
     GOOD     requests that kept the limits: requests/s are the goodput
     CUT      requests that were under way when their user was stopped
+    SILENT   those of them of which nothing had come for 10 s and more
     DECLINED answers from documents that tell nothing about the question, so that no model was asked
 
 A request with a fault is counted as a failure of E2E, with the Fault as its name, and has no time in any row.
@@ -26,6 +27,9 @@ from typing import Any, Protocol
 from loadtests.records import Fault, Kind, Limits, Sample
 from loadtests.sweep.figures import kept
 
+SILENT_S = 10.0
+"""A request without any text for so long may have none coming."""
+
 
 class Row(StrEnum):
     """The type of a row."""
@@ -36,6 +40,7 @@ class Row(StrEnum):
     TOKENS = "TOKENS"
     GOOD = "GOOD"
     CUT = "CUT"
+    SILENT = "SILENT"
     DECLINED = "DECLINED"
 
 
@@ -111,8 +116,11 @@ class Tally:
         if sample.ok:
             self._answered(kind, sample)
 
-    def cut(self, kind: Kind) -> None:
+    def cut(self, kind: Kind, silent_s: float) -> None:
+        """A request that was ended from outside, when nothing had come of it for so long."""
         add_count(self._row(kind, Row.CUT), 1)
+        if silent_s >= SILENT_S:
+            add_count(self._row(kind, Row.SILENT), 1)
 
     def declined(self, kind: Kind) -> None:
         add_count(self._row(kind, Row.DECLINED), 1)

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from loadtests.records import Kind
 
 LOOK_S = 0.05
 
 
-class Traffic:
-    """`cut` is told the kind of each request that was ended from outside, which is no fault of the endpoint's."""
+@dataclass(frozen=True, eq=False)
+class UnderWay:
+    """A request; `silent_s` tells for how long nothing has come of it."""
 
-    def __init__(self, cut: Callable[[Kind], None]) -> None:
+    kind: Kind
+    silent_s: Callable[[], float]
+
+
+class Traffic:
+    """`cut` is told the kind of each request that was ended from outside, and for how long nothing had come of it."""
+
+    def __init__(self, cut: Callable[[Kind, float], None]) -> None:
         self.open = True
         self._cut = cut
-        self._under_way: Counter[Kind] = Counter()
+        self._under_way: set[UnderWay] = set()
 
     @contextmanager
-    def request(self, kind: Kind) -> Iterator[None]:
+    def request(self, kind: Kind, silent_s: Callable[[], float]) -> Iterator[None]:
         """While a request is under way."""
-        self._under_way[kind] += 1
+        request = UnderWay(kind, silent_s)
+        self._under_way.add(request)
         try:
             yield
         except BaseException:
-            if self._under_way[kind] > 0:
-                self._cut(kind)
+            self._cut_off(request)
             raise
         finally:
-            self._under_way[kind] -= 1
-
-    def reopen(self) -> None:
-        self.open, self._under_way = True, Counter()
+            self._under_way.discard(request)
 
     def end(self, grace_s: float, now: Callable[[], float], sleep: Callable[[float], object]) -> None:
         """No request begins any more. Those under way are waited for; what is left of them then counts as cut."""
         self.open = False
         until = now() + grace_s
-        while self._under_way.total() > 0 and now() < until:
+        while self._under_way and now() < until:
             sleep(LOOK_S)
-        for kind in (+self._under_way).elements():
-            self._cut(kind)
-        self._under_way.clear()
+        for request in list(self._under_way):
+            self._cut_off(request)
+
+    def _cut_off(self, request: UnderWay) -> None:
+        """Counts it, unless it was counted at the end of the load."""
+        if request in self._under_way:
+            self._under_way.discard(request)
+            self._cut(request.kind, request.silent_s())

@@ -13,7 +13,6 @@ from loadtests.records import (
     Kind,
     Limits,
     Measurement,
-    Point,
     Run,
     Saturation,
 )
@@ -88,11 +87,8 @@ FIGURES: Mapping[str, Figure] = {each.name: each for each in ALL}
 def aggregates(run: Run) -> list[Aggregate]:
     """Every point on every side that was measured, in the plan's order."""
     plan = run.record.plan
-    grouped: dict[tuple[Point, str], list[Measurement]] = {}
-    for each in sorted(run.measurements, key=lambda each: each.repeat):
-        grouped.setdefault((each.point, each.side), []).append(each)
     keys = [(point, side.name) for point in plan.points for side in plan.sides]
-    return [aggregate(grouped[key]) for key in keys if key in grouped]
+    return [aggregate(run.grouped[key]) for key in keys if key in run.grouped]
 
 
 def aggregate(repeats: Sequence[Measurement]) -> Aggregate:
@@ -142,6 +138,7 @@ def _saturation(series: list[Aggregate], limits: Limits) -> Saturation:
         kind=at.kind,
         input_tokens=at.input_tokens,
         output_tokens=at.output_tokens,
+        own_lengths=at.own_lengths,
         concurrency=reached,
         output_tokens_per_s=max(rates) if name == "output_tokens_per_s" else None,
         holds=holds,
@@ -178,7 +175,7 @@ def _holds(rising: Sequence[Aggregate], limits: Limits) -> int | None:
 def _held(rising: Sequence[Aggregate], limits: Limits, holds: int | None) -> str:
     if holds is None:
         return "no limits were set"
-    asked = words(limits)
+    asked = limits_in_words(limits)
     if not holds:
         return f"does not hold {_people(_users(rising[0]))} under {asked}"
     at_least = "at least " if holds == _users(rising[-1]) else ""
@@ -189,11 +186,12 @@ def _saturated(rising: Sequence[Aggregate], reached: int | None, most: float, un
     if not most:
         return "no request was answered"
     if reached is None:
-        return f"throughput did not saturate up to {_people(_users(rising[-1]))}: {_number(most)} {unit}"
-    return f"throughput saturates at {_people(reached)}: at most {_number(most)} {unit}"
+        return f"throughput did not saturate up to {_people(_users(rising[-1]))}: {number(most)} {unit}"
+    return f"throughput saturates at {_people(reached)}: at most {number(most)} {unit}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits or all whole ones."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -201,7 +199,7 @@ def _people(count: int) -> str:
     return f"{count} concurrent user{'' if count == 1 else 's'}"
 
 
-def words(limits: Limits) -> str:
+def limits_in_words(limits: Limits) -> str:
     """The limits for people: `300 ms TTFT and 50 ms ITL p95`; empty if none is set."""
     named = (
         (limits.ttft_ms, "TTFT"),

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests.records import Interval, Measurement, Plan, Point, Run
-from loadtests.sweep.aggregate import aggregate
+from loadtests.sweep.aggregate import aggregate, number
 from loadtests.sweep.plan import series_of
 
 COLUMNS = {
@@ -165,7 +165,4 @@ def _count(plan: Plan) -> int:
 
 
 def _shown(figures: Mapping[str, Interval], name: str) -> str:
-    if name not in figures:
-        return "-"
-    value = figures[name].value
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return number(figures[name].value) if name in figures else "-"

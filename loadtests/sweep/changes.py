@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from loadtests.records import Interval, Limits, Machine, Point, Record, Run
-from loadtests.sweep.aggregate import FIGURES, Figure, words
+from loadtests.records import Figures, Interval, Limits, Machine, Point, Record, Run, Side
+from loadtests.sweep.aggregate import FIGURES, Figure, limits_in_words
 from loadtests.sweep.errors import BenchError
 from loadtests.sweep.intervals import change_of, difference_of, interval_of
 from loadtests.sweep.plan import series_of
 
 LEAST = 0.02
 """A change of less is of no interest, however sure it is."""
-MATTERS = ("requests_per_user", "max_seconds", "seed", "workload", "temperature", "limits", "warmup_requests")
+MATTERS = (
+    "requests_per_user", "min_requests", "max_seconds", "timeout_s", "seed", "workload", "temperature", "limits",
+    "warmup_requests",
+)  # fmt: skip
 """Fields of a plan that the figures depend on."""
+MOST_NAMES = 12
+"""Of fields in one caution."""
 
 Verdict = Literal["better", "worse", "within the noise", "not comparable"]
 
@@ -42,8 +47,7 @@ def changes(before: Run, after: Run) -> list[Change]:
         change
         for mine, theirs in _sides(before, after)
         for point in before.record.plan.points
-        for figure in FIGURES.values()
-        if (change := _change(before, after, point, figure, (mine, theirs))) is not None
+        for change in _changes(before, after, point, (mine, theirs))
     ]
 
 
@@ -59,15 +63,23 @@ def _sides(before: Run, after: Run) -> list[tuple[str, str]]:
     return both
 
 
-def _change(before: Run, after: Run, point: Point, figure: Figure, sides: tuple[str, str]) -> Change | None:
-    first, second = _values(before, point, figure, sides[0]), _values(after, point, figure, sides[1])
+def _changes(before: Run, after: Run, point: Point, sides: tuple[str, str]) -> Iterator[Change]:
+    first = [each.figures for each in before.of(point, sides[0])]
+    second = [each.figures for each in after.of(point, sides[1])]
+    for figure in FIGURES.values():
+        change = _change(sides[0], point, figure, _values(first, figure), _values(second, figure))
+        if change is not None:
+            yield change
+
+
+def _change(side: str, point: Point, figure: Figure, first: Sequence[float], second: Sequence[float]) -> Change | None:
     old, new = interval_of(first), interval_of(second)
     if old is None or new is None:
         return None
     relative = change_of(first, second)
     moved = relative or difference_of(first, second)
     return Change(
-        side=sides[0],
+        side=side,
         point=point,
         figure=figure.name,
         before=old,
@@ -77,9 +89,8 @@ def _change(before: Run, after: Run, point: Point, figure: Figure, sides: tuple[
     )
 
 
-def _values(run: Run, point: Point, figure: Figure, side: str) -> list[float]:
-    told = [figure.of(each.figures) for each in run.of(point, side)]
-    return [each for each in told if each is not None]
+def _values(repeats: Iterable[Figures], figure: Figure) -> list[float]:
+    return [value for each in repeats if (value := figure.of(each)) is not None]
 
 
 def _verdict(moved: Interval, figure: Figure, least: float) -> Verdict:
@@ -91,10 +102,12 @@ def _verdict(moved: Interval, figure: Figure, least: float) -> Verdict:
 
 
 def cautions(before: Run, after: Run) -> list[str]:
-    """What else differs between two runs, in words: machines, plans, endpoints, points that only one of them has."""
+    """What else differs between two runs, in words: machines, plans, configurations, endpoints, points of only one."""
     return [
         *_differ("the machines", Machine.model_fields, before.record.machine, after.record.machine),
         *_differ("the plans", MATTERS, before.record.plan, after.record.plan),
+        *_calibrations(before, after),
+        *_configurations(before, after),
         *_endpoints(before, after),
         *_only(before, after, "before"),
         *_only(after, before, "after"),
@@ -105,7 +118,9 @@ def cautions(before: Run, after: Run) -> list[str]:
 
 def _said(value: object) -> str:
     if isinstance(value, Limits):
-        return words(value) or "none"
+        return limits_in_words(value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items()) or "none"
     if isinstance(value, tuple):
@@ -120,13 +135,51 @@ def _differ(what: str, names: Iterable[str], before: Record, after: Record) -> l
     ]
 
 
+def _calibrations(before: Run, after: Run) -> list[str]:
+    old, new = before.record.plan.calibrations, after.record.plan.calibrations
+    models = [model for model in _models(before, after) if old.get(model) != new.get(model)]
+    return [f"the plans differ in how words become tokens of {', '.join(models)}"] if models else []
+
+
+def _configurations(before: Run, after: Run) -> list[str]:
+    """By the fields' names alone: a profile's values may be long."""
+    old, new = before.record.configuration, after.record.configuration
+    for known, when in ((old, "before"), (new, "after")):
+        if not known and old != new:
+            return [f"the configuration {when} is not known"]
+    names = list(_paths("", old, new))
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return [f"the configurations differ in {', '.join(names[:MOST_NAMES])}{more}"] if names else []
+
+
+def _paths(name: str, old: object, new: object) -> Iterator[str]:
+    """Where two configurations differ: `models.llama.engine.max_num_seqs`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _paths(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
+    elif old != new:
+        yield name
+
+
+def _models(before: Run, after: Run) -> list[str]:
+    """Those of both."""
+    there = {point.model for point in after.record.plan.points}
+    return [model for model in dict.fromkeys(point.model for point in before.record.plan.points) if model in there]
+
+
 def _endpoints(before: Run, after: Run) -> list[str]:
     told = []
     for mine, theirs in _sides(before, after):
         old = next(side for side in before.record.plan.sides if side.name == mine)
         new = next(side for side in after.record.plan.sides if side.name == theirs)
-        told += _differ("the endpoints", ("name", "server", "gpus"), old, new)
+        told += _differ("the endpoints", ("name", "server"), old, new)
+        told += [said for model in _models(before, after) for said in _gpus(model, old, new)]
     return told
+
+
+def _gpus(model: str, before: Side, after: Side) -> list[str]:
+    old, new = before.gpus_of.get(model, before.gpus), after.gpus_of.get(model, after.gpus)
+    return [f"the endpoints differ in the GPUs of {model}: {_said(old)} before, {_said(new)} after"] * (old != new)
 
 
 def _only(run: Run, other: Run, when: str) -> list[str]:

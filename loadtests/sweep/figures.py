@@ -130,14 +130,14 @@ def _faults(samples: Sequence[Sample]) -> dict[str, int]:
 def rows_of(driven: Driven) -> tuple[RequestRow, ...]:
     """A row for each request, in order of their beginning.
 
-    `began` and `ended` are milliseconds from the measurement's begin; `ttft` is how long the first token took, and
-    None for a request with a fault.
+    `began` and `ended` are milliseconds from the measurement's begin; `ttft` is how long after `began` the first token
+    came, also where the request was sent late, and None for a request with a fault.
     """
     return tuple(_row(each) for each in sorted(driven.samples, key=lambda each: each.began_s))
 
 
 def _row(sample: Sample) -> RequestRow:
-    ttft_s = sample.ttft_s if sample.ok else None
+    ttft_s = sample.times_s[0] - sample.began_s if sample.ok and sample.times_s else None
     return RequestRow(
         began=round(sample.began_s * 1000, PLACES),
         ttft=None if ttft_s is None else round(ttft_s * 1000, PLACES),
@@ -149,7 +149,7 @@ def _row(sample: Sample) -> RequestRow:
 
 def measurement_of(driven: Driven, *, side: Side, point: Point, repeat: int, limits: Limits) -> Measurement:
     """What is kept of one measurement, with what is doubtful about it in words beside what the driver told."""
-    figures = figures_of(driven, limits=limits, gpus=side.gpus)
+    figures = figures_of(driven, limits=limits, gpus=side.gpus_behind(point))
     return Measurement(
         side=side.name,
         point=point,

@@ -1,17 +1,17 @@
 """How sure a figure is after some repeats. Everything is for 95 %.
 
-A figure: the mean of its repeats with Student's t. A ratio of two sides that were measured in turn: the median of the
-repeats' own ratios; its interval is the sign test's (order statistics: no distribution is assumed, one disturbed repeat
-does not move it) from six repeats on. Fewer cannot reach 95 % that way, the whole range of three covers 75 %, so that
-they have Student's t around their mean ratio, which is wider. A relative change of two runs: the delta method with
-Welch's degrees of freedom. One repeat says nothing of its own noise and has no bounds.
+A figure: the mean of its repeats with Student's t. A ratio or a difference of two sides that were measured in turn: the
+median of the repeats' own ones; its interval is the sign test's (order statistics: no distribution is assumed, one
+disturbed repeat does not move it) from six repeats on. Fewer cannot reach 95 % that way, the whole range of three
+covers 75 %, so that they have Student's t around their mean, which is wider. A relative change of two runs: the delta
+method with Welch's degrees of freedom. One repeat says nothing of its own noise and has no bounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import comb, inf, sqrt
 from statistics import fmean, median, variance
 
 from loadtests.records import Interval
@@ -39,14 +39,16 @@ def interval_of(values: Sequence[float | None]) -> Interval | None:
     """The mean over repeats, of those that have the figure; None if none has. A figure of no negative value has no
     negative bound."""
     told = [each for each in values if each is not None]
-    if not told:
-        return None
+    return _mean_of(told, least=0.0 if min(told) >= 0 else -inf) if told else None
+
+
+def _mean_of(told: Sequence[float], least: float) -> Interval:
+    """At least one value; no bound is below `least`."""
     mean = fmean(told)
     if len(told) < 2:
         return Interval(value=mean)
     margin = student(len(told) - 1) * sqrt(variance(told) / len(told))
-    low = mean - margin if min(told) < 0 else max(0.0, mean - margin)
-    return Interval(value=mean, low=low, high=mean + margin, repeats=len(told))
+    return Interval(value=mean, low=max(least, mean - margin), high=mean + margin, repeats=len(told))
 
 
 def ratio_of(ours: Sequence[float | None], other: Sequence[float | None]) -> Interval | None:
@@ -55,15 +57,20 @@ def ratio_of(ours: Sequence[float | None], other: Sequence[float | None]) -> Int
     A pair that lacks a figure, or has 0 below the line, has no ratio; None if no pair has.
     """
     pairs = zip(ours, other, strict=True)
-    ratios = sorted(above / below for above, below in pairs if above is not None and below)
-    if not ratios:
-        return None
-    if len(ratios) < SIGN_TEST_FROM:
-        mean = interval_of(ratios)
-        assert mean is not None
-        return mean.model_copy(update={"value": median(ratios)})
-    out = _left_out(len(ratios))
-    return Interval(value=median(ratios), low=ratios[out], high=ratios[-1 - out], repeats=len(ratios))
+    ratios = [above / below for above, below in pairs if above is not None and below]
+    return _median_of(ratios, least=0.0) if ratios else None
+
+
+def paired_difference_of(ours: Sequence[float], other: Sequence[float]) -> Interval:
+    """The median of ours - other over repeats in the same order, at least one; its bounds may be on both sides of 0."""
+    return _median_of([mine - theirs for mine, theirs in zip(ours, other, strict=True)], least=-inf)
+
+
+def _median_of(told: Sequence[float], least: float) -> Interval:
+    if len(told) < SIGN_TEST_FROM:
+        return _mean_of(told, least).model_copy(update={"value": median(told)})
+    rising, out = sorted(told), _left_out(len(told))
+    return Interval(value=median(rising), low=rising[out], high=rising[-1 - out], repeats=len(rising))
 
 
 def _left_out(count: int) -> int:

@@ -28,13 +28,15 @@ def points_of(
     """All points, series by series, each with rising concurrencies and then rising rates, none twice.
 
     Without a concurrency or a rate it is 1 to 256 users. `lengths` are (input, output) in tokens. PlanError for
-    nothing at all and for a number that is not above 0.
+    nothing at all, for a number that is not above 0, and for bulk at a rate.
     """
     for name, given in (("models", models), ("lengths", lengths), ("kinds", kinds)):
         if not given:
             raise PlanError(f"{name}: at least one is needed")
     for asked, answered in lengths:
         _above_zero("lengths", (asked, answered))
+    for kind in kinds if rates else ():
+        _require_users(kind)
     loads = _loads(concurrencies or (() if rates else CONCURRENCIES), rates)
     return tuple(
         Point(model=model, kind=kind, input_tokens=asked, output_tokens=answered, concurrency=users, rate=rate)
@@ -48,6 +50,11 @@ def _loads(concurrencies: Sequence[int], rates: Sequence[float]) -> list[tuple[i
     _above_zero("concurrency", concurrencies)
     _above_zero("rate", rates)
     return [*((each, None) for each in sorted(set(concurrencies))), *((None, each) for each in sorted(set(rates)))]
+
+
+def _require_users(kind: Kind) -> None:
+    if kind is Kind.BULK:
+        raise PlanError("rate: bulk calls have none, they are sent by users: give a concurrency, or leave bulk out")
 
 
 def _above_zero(name: str, values: Iterable[float]) -> None:
@@ -136,13 +143,15 @@ def check(plan: Plan) -> None:
 def _check_point(point: Point, sides: Sequence[Side]) -> None:
     if (point.concurrency is None) == (point.rate is None):
         raise PlanError(f"points: {point.model} needs a concurrency or a rate, and not both")
+    if point.rate is not None:
+        _require_users(point.kind)
     for side in sides:
         if point.kind in LISTED and side.models and point.model not in side.models:
             raise PlanError(f"models: '{side.name}' has no '{point.model}'; it has {', '.join(side.models)}")
 
 
 def _lengths(point: Point) -> str:
-    return f"{point.input_tokens}:{point.output_tokens}"
+    return "lengths of the file" if point.own_lengths else f"{point.input_tokens}:{point.output_tokens} tokens"
 
 
 def _no_twice(name: str, values: Iterable[str]) -> None:
@@ -154,7 +163,7 @@ def _no_twice(name: str, values: Iterable[str]) -> None:
 def series_of(point: Point) -> str:
     """What a point has in common with those of other loads, in words: `llama, chat, 128:128 tokens, users`."""
     load = "users" if point.concurrency is not None else "arrivals"
-    return f"{point.model}, {point.kind}, {_lengths(point)} tokens, {load}"
+    return f"{point.model}, {point.kind}, {_lengths(point)}, {load}"
 
 
 def load_of(point: Point) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from loadtests.client.drive import drive as drive_endpoint
+from loadtests.client.pace import LOST, unanswered
 from loadtests.records import (
     Aggregate,
     Driven,
@@ -32,7 +34,7 @@ from loadtests.sweep.machine import on_this_machine, this_machine
 from loadtests.sweep.plan import check, load_of, series_of
 
 ASK_AGAIN_S = 5.0
-"""An endpoint that refused every connection is asked again after this."""
+"""An endpoint that answered nothing, or refused the last connections, is asked again after this."""
 GROWTH = 0.03
 """Throughput that grew by less than this did not grow, and goodput that lost less did not fall."""
 WORSE = 2.0
@@ -48,7 +50,7 @@ class Drive(Protocol):
 
 
 class DeadEndpoint(Exception):
-    """No connection to an endpoint, twice."""
+    """An endpoint that answers nothing any more."""
 
 
 async def run_plan(
@@ -60,15 +62,17 @@ async def run_plan(
     key: str | Mapping[str, str] | None = None,
     resume: bool = False,
     configuration: Mapping[str, object] | None = None,
+    notices: Sequence[str] = (),
     machine: Machine | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> Run:
     """Measures what of the plan is not in the folder yet, repeat by repeat and in each repeat side by side.
 
     `key` is for every side, or each side's own by its name. With `resume` a folder that holds a run of an equal plan
-    is gone on with, and an empty one begun. A dead endpoint ends the run, and `record.ended_because` says so; an
-    interruption is written there too and raised again. BenchError for a plan that cannot be measured, a folder that
-    holds another run, one that another process measures into, and a disk that takes no more.
+    is gone on with, and an empty one begun. `notices` go into its head. A dead endpoint ends the run, and
+    `record.ended_because` says so; an interruption is written there too and raised again. BenchError for a plan that
+    cannot be measured, a folder that holds another run, one that another process measures into, and a disk that takes
+    no more.
     """
     check(plan)
     if machine is None:
@@ -79,6 +83,8 @@ async def run_plan(
         else:
             measured = []
             kept.begin(RunRecord(plan=plan, machine=machine, began_at=now(), configuration=dict(configuration or {})))
+        for notice in notices:
+            kept.tell(notice)
         return await Sweep(plan, kept, drive, board or board_of(), _keys(plan, key), sleep, measured).run()
 
 
@@ -172,29 +178,54 @@ class Sweep:
         self.board.measured(measurement)
 
     async def _driven(self, point: Point, side: Side, repeat: int) -> Driven:
-        """DeadEndpoint if no request found a connection, and a moment later again none; that is no measurement."""
+        """DeadEndpoint if it was dead at the end of the measurement, which is then none."""
         key = self.keys.get(side.name)
         first = await self.drive(point, self.plan, side, repeat, key=key)
-        if not _dead(first):
+        await self._require_alive(point, side, first)
+        if not unanswered(first.samples):
             return first
-        await self.sleep(ASK_AGAIN_S)
         second = await self.drive(point, self.plan, side, repeat, key=key)
-        if _dead(second):
-            raise DeadEndpoint(_obituary(point, side, second))
-        told = f"all {len(first.samples)} requests failed by connection; these are from {ASK_AGAIN_S:g} s later"
+        await self._require_alive(point, side, second)
+        told = f"before, {_failures(first)}; these are from {ASK_AGAIN_S:g} s later"
         return replace(second, notices=(*second.notices, told))
 
+    async def _require_alive(self, point: Point, side: Side, driven: Driven) -> None:
+        """DeadEndpoint if nothing was answered, or the last request found no connection, and one later is lost too."""
+        if not (unanswered(driven.samples) or _broke_off(driven)):
+            return
+        await self.sleep(ASK_AGAIN_S)
+        one, once = _one_request(point, self.plan)
+        # no other repeat has its prompts
+        again = await self.drive(one, once, side, self.plan.repeats, key=self.keys.get(side.name))
+        if unanswered(again.samples):
+            raise DeadEndpoint(_obituary(point, side, driven))
 
-def _dead(driven: Driven) -> bool:
-    return bool(driven.samples) and all(each.fault is Fault.CONNECTION for each in driven.samples)
+
+def _broke_off(driven: Driven) -> bool:
+    last = max(driven.samples, key=lambda each: each.ended_s, default=None)
+    return last is not None and last.fault is Fault.CONNECTION
+
+
+def _one_request(point: Point, plan: Plan) -> tuple[Point, Plan]:
+    """To see whether an endpoint answers at all, however slow it is under load."""
+    few = {"requests_per_user": 1, "min_requests": 1, "warmup_requests": 0}
+    return point.model_copy(update={"concurrency": 1, "rate": None}), plan.model_copy(update=few)
 
 
 def _obituary(point: Point, side: Side, driven: Driven) -> str:
-    detail = next((f" ({each.detail})" for each in driven.samples if each.detail), "")
+    detail = next((f" ({each.detail})" for each in driven.samples if each.fault in LOST and each.detail), "")
     return (
-        f"'{side.name}' at {side.url} does not answer: all {len(driven.samples)} requests of {series_of(point)}, "
-        f"{point.load} failed by connection, twice{detail}"
+        f"'{side.name}' at {side.url} does not answer: {_failures(driven)} at {point.load} ({series_of(point)}), and "
+        f"so did one {ASK_AGAIN_S:g} s later{detail}; that measurement is not kept, and is made when the run goes on"
     )
+
+
+def _failures(driven: Driven) -> str:
+    """`12 of 16 requests failed (12 connection)`."""
+    faults = Counter(str(each.fault) for each in driven.samples if each.fault)
+    kinds = ", ".join(f"{count} {fault}" for fault, count in faults.most_common())
+    which = "all" if faults.total() == len(driven.samples) else f"{faults.total()} of"
+    return f"{which} {len(driven.samples)} requests failed ({kinds})"
 
 
 def _because(error: BaseException) -> str:

@@ -38,11 +38,16 @@ def test_a_sweep_with_what_the_engine_says(service: RunningService, tmp_path: Pa
     assert [each["failed"] for each in found["aggregates"]] == [0, 0]
     assert [each["requests"] for each in found["aggregates"]] == [32, 32]
     side, engine = found["run"]["plan"]["sides"][0], found["run"]["configuration"]["models"][SMALL]
-    assert (side["name"], side["url"], side["gpus"], side["server"]) == ("corral", service.url, 0, "Corral 0.1.0")
+    assert (side["name"], side["url"], side["server"]) == ("corral", service.url, "Corral 0.1.0")
+    assert (side["gpus"], side["gpus_of"]) == (None, {SMALL: 0})
     assert engine["source"] == "pocket:pocket-1b"
     assert engine["engine"]["max_num_seqs"] == 64
-    first = json.loads((out / "measurements.jsonl").read_text().splitlines()[0])
+    measured = [json.loads(line) for line in (out / "measurements.jsonl").read_text().splitlines()]
+    first = measured[0]
     assert first["figures"]["engine"]["generation_tokens"] == 16 * 16
+    running = [each["figures"]["engine"]["running_max"] for each in measured]
+    assert None not in running
+    assert 1 <= max(running) <= 4
     assert first["notices"] == []
 
 

@@ -46,9 +46,12 @@ def endpoint(version: str = "0.26.0") -> Endpoint:
 
 
 def options(out: Path, **changes: object) -> Options:
-    """Four measurements a side for each model."""
+    """Four measurements a side for each model, whose folders are there."""
     small = {"models": NAMES, "concurrencies": (1, 2), "lengths": ((32, 4),), "repeats": 2, "requests_per_user": 1}
-    return Options(out=out, min_requests=2, max_seconds=10, dry=True, **{**small, **changes})  # type: ignore[arg-type]
+    made = Options(out=out, min_requests=2, max_seconds=10, dry=True, **{**small, **changes})  # type: ignore[arg-type]
+    for llama in made.llamas:
+        place_of(llama, made).folder.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 @contextmanager
@@ -108,9 +111,6 @@ def rooms(asked: Options) -> dict[str, Room]:
 
 
 def conductor(asked: Options, servers: Servers, said: list[str], deadline: Deadline | None = None) -> Conductor:
-    for llama in asked.llamas:
-        place_of(llama, asked).folder.mkdir(parents=True, exist_ok=True)
-
     def engine(place: Place, model: str) -> EnginePlan:
         return EnginePlan(model, ("--model", str(place.model), "--load-format", "dummy"), {})
 

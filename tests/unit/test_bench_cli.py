@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.unit.conftest import Corral
 from tests.unit.load_bench import Mortal, Watched, failing, on_a_thread, without_counts
-from tests.unit.load_client_fakes import Body, Endpoint, answer, words
+from tests.unit.load_client_fakes import Body, Endpoint, answer, event, words
 
 QUICK = "--concurrency 1,2 --repeats 1 --lengths 41:4 --warmup 0 --requests-per-user 1 --out found"
 WRITTEN = {"run.json", "measurements.jsonl", "report.html", "report.md", "report.json", "figures.csv"}
@@ -136,6 +139,38 @@ def test_a_wrong_model_is_told_the_right_ones(place: Path, serving: Any, corral:
     assert not list(place.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--models small,tribunal", "'tribunal' needs --kinds tribunal, and asked is chat: add it, or leave"),
+        ("--models rag/handbook", "'rag/handbook' needs --kinds rag, and asked is chat"),
+        ("--models small --kinds tribunal", "'small' needs --kinds chat or single or bulk, and asked is tribunal"),
+        ("--models small,vectors", "'vectors' does not chat (its task is embed): leave it out"),
+    ],
+)
+def test_no_model_that_was_named_is_dropped(place: Path, serving: Any, corral: Corral, options: str, said: str) -> None:
+    endpoint = Listing(
+        [{"id": "small"}, {"id": "tribunal"}, {"id": "rag/handbook"}, {"id": "vectors", "task": "embed"}]
+    )
+    code, out, error = corral(f"bench --url {serving(endpoint)} {QUICK} {options}")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert said in error
+    assert not endpoint.measured
+
+
+def test_gpus_are_of_one_model(place: Path, serving: Any, corral: Corral) -> None:
+    url, other = serving(Endpoint(models=("small", "large"))), serving(Endpoint(models=("small", "large")))
+    code, _, error = corral(f"bench --url {url} {QUICK} --gpus 5")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--gpus" in error
+    assert "5 GPUs are of one model, and several are measured (small, large): choose one with --models" in error
+    code, _, error = corral(f"bench --url {url} {QUICK} --against {other} --against-gpus 5")
+    assert (code, "--against-gpus" in error) == (2, True)
+    assert corral(f"bench --url {url} {QUICK} --gpus 4 --models small")[0] == 0
+    figures = measured(place / "found")[0]["figures"]
+    assert figures["output_tokens_per_s_per_gpu"] == pytest.approx(figures["output_tokens_per_s"] / 4)
+
+
 def test_nobody_there(place: Path, serving: Any, corral: Corral) -> None:
     dead = "http://127.0.0.1:9"
     code, out, error = corral(f"bench --url {dead} {QUICK}")
@@ -150,11 +185,54 @@ def test_an_endpoint_that_goes_away_in_the_middle(place: Path, serving: Any, cor
     url = serving(Mortal(last=20))
     code, out, error = corral(f"bench --url {url} {QUICK} --concurrency 1,2,4")
     assert code == 7
-    assert error.endswith("corral: 'endpoint' no longer answered at the end of the run\n")
-    assert measured(place / "found")[0]["figures"]["failed"] == 0
-    assert "not measured from 4 users on, as" in told(place / "found")["run"]["notices"][0]
+    assert f"corral: 'endpoint' at {url} does not answer: 12 of 16 requests failed (12 connection) at 2 users" in error
+    # what half of it failed in is no measurement
+    assert [each["figures"]["failed"] for each in measured(place / "found")] == [0]
     assert {path.name for path in (place / "found").iterdir()} == WRITTEN
-    assert [line.split()[0] for line in out.splitlines() if " user" in line and "/16" in line] == ["1", "2"]
+    assert [line.split()[0] for line in out.splitlines() if " user" in line and "/16" in line] == ["1"]
+
+
+@dataclass
+class Silent(Watched):
+    """Answers so many streamed requests, and all others; then those get no word any more."""
+
+    last: int = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        chat = request.path.endswith("/completions") and (await request.json()).get("stream")
+        while chat and len(self.measured) >= self.last and request.transport is not None:
+            await asyncio.sleep(0.01)
+        return await super().handle(request)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_an_endpoint_that_is_silent(
+    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch, warmup: int
+) -> None:
+    monkeypatch.setattr("loadtests.client.pace.LEAST_GRACE_S", 0.05)
+    line = f"{QUICK} --warmup {warmup} --max-seconds 0.2 --aims failed_share<=0"
+    code, _, error = corral(f"bench --url {serving(Silent())} {line}")
+    assert code == 7
+    assert "does not answer: all 1 requests failed (1 timeout) at 1 user" in error
+    assert not measured(place / "found")
+    assert corral("bench --resume found")[0] == 7
+
+
+def test_an_endpoint_that_stops_answering_misses_its_aim(
+    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that were cut off are failed ones."""
+    monkeypatch.setattr("loadtests.client.pace.LEAST_GRACE_S", 0.05)
+    url = serving(Silent(last=12))
+    line = f"bench --url {url} {QUICK} --concurrency 4 --max-seconds 0.5"
+    code, out, _ = corral(f"{line} --aims failed_share<=0")
+    assert code == 1
+    (found,) = (each["figures"] for each in measured(place / "found"))
+    assert (found["requests"], found["failed"], found["faults"]) == (16, 4, {"timeout": 4})
+    assert found["good_share"] == 0.75
+    assert found["seconds"] > 0.5
+    assert "4/16" in out
+    assert "4 requests were still under way" in out
 
 
 def test_no_request_is_answered(place: Path, serving: Any, corral: Corral) -> None:
@@ -203,7 +281,7 @@ def test_a_resumed_run_finds_its_endpoint_gone_or_changed(place: Path, serving: 
     with on_a_thread(Mortal(last=20)) as url:
         code, _, error = corral(f"bench --url {url} {QUICK} --repeats 2")
     assert code == 7
-    assert f"corral: 'endpoint' at {url} does not answer: all 16 requests" in error
+    assert f"corral: 'endpoint' at {url} does not answer: 12 of 16 requests" in error
     assert "does not answer" in told(place / "found")["run"]["ended_because"]
     assert corral("bench --resume found")[0] == 7
     head = json.loads((place / "found" / "run.json").read_text())
@@ -212,6 +290,49 @@ def test_a_resumed_run_finds_its_endpoint_gone_or_changed(place: Path, serving: 
     code, _, error = corral("bench --resume found")
     assert code == 2
     assert "has no model 'small'; it has another" in error
+    head["plan"]["sides"][0]["url"] = serving(Endpoint())
+    (place / "found" / "run.json").write_text(json.dumps(head))
+    assert corral("bench --resume found")[0] == 0
+    assert [(each["repeat"], each["figures"]["failed"]) for each in measured(place / "found")] == [
+        (0, 0), (1, 0), (0, 0), (1, 0),
+    ]  # fmt: skip
+
+
+def test_a_file_is_asked_with_its_own_lengths(place: Path, serving: Any, corral: Corral) -> None:
+    turns = [{"from": "human", "value": "how long may a job run"}, {"from": "gpt", "value": "two days at most"}]
+    (place / "talks.json").write_text(json.dumps([{"conversations": turns}]))
+    url = serving(Endpoint(context=2048))
+    code, out, error = corral(f"bench --url {url} {QUICK} --lengths 4000:4 --workload talks.json")
+    assert code == 0, error
+    assert "small: lengths of the file, times in ms" in out
+    assert "small, chat, streamed, lengths of the file: " in out
+    assert "4,000 in" not in (place / "found" / "report.md").read_text()
+
+
+def test_a_key_that_an_endpoint_echoes_is_in_no_file(
+    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORRAL_API_KEY", "sk-0123456789")
+    echo = event({"error": {"message": "sk-0123456789 has no money"}}) + b"data: [DONE]\n\n"
+    code, out, error = corral(f"bench --url {serving(Endpoint(stream=lambda _: echo))} {QUICK}")
+    assert code == 7
+    assert "*** has no money" in out
+    for text in (out, error, *(path.read_text() for path in (place / "found").iterdir())):
+        assert "sk-0" not in text
+
+
+def test_a_resumed_run_tells_that_its_server_is_another(place: Path, serving: Any, corral: Corral) -> None:
+    with on_a_thread(Mortal(last=20, version="0.29")) as url:
+        assert corral(f"bench --url {url} {QUICK} --repeats 2")[0] == 7
+    head = json.loads((place / "found" / "run.json").read_text())
+    assert head["plan"]["sides"][0]["server"] == "vLLM 0.29"
+    head["plan"]["sides"][0]["url"] = serving(Endpoint(version="0.30"))
+    (place / "found" / "run.json").write_text(json.dumps(head))
+    code, _, error = corral("bench --resume found")
+    assert code == 0
+    said = "'endpoint' was vLLM 0.29 when the run began, and is vLLM 0.30 since it was resumed"
+    assert f"note: {said}" in error
+    assert said in told(place / "found")["run"]["notices"]
 
 
 def test_aims_decide_the_exit_code(place: Path, serving: Any, corral: Corral) -> None:
@@ -240,6 +361,9 @@ def test_aims_decide_the_exit_code(place: Path, serving: Any, corral: Corral) ->
         ("--limits ttft=-1", "--limits"),
         ("--aims itl_p95=10", "FIGURE[.ratio|.difference]<=NUMBER"),
         ("--aims itl_p42<=10", "no figure is called 'itl_p42'"),
+        ("--kinds chat,bulk --rate 1", "rate: bulk calls have none"),
+        ("--lengths 4:4,8:4 --workload talks.json", "lengths: a file's conversations have their own"),
+        ("--against http://me:cret@there", "an address has no name and no password in it, and no @: write 'there'"),
         ("--workload nowhere.json", "workload: nowhere.json: No such file"),
         ("--against ftp://there", "is no address of an endpoint"),
         ("--against http://127.0.0.1:9 --against-key-env NONE", "the environment has no NONE"),

@@ -55,24 +55,26 @@ def test_a_profile_without_end_is_not_kept() -> None:
 
 def test_of_an_address_alone_nothing_is_known() -> None:
     assert configuration_of(None, ["large"]) == {}
-    assert gpus_of(None, ["large"]) is None
+    assert gpus_of(None, ["large"]) == {}
 
 
 @pytest.mark.parametrize(
     ("models", "gpus"),
     [
-        (["one"], 4),
-        (["varies"], None),
-        (["one", "varies"], None),
-        (["cpu"], 0),
-        (["cpu", "one"], None),
-        (["elsewhere"], None),
+        (["one"], {"one": 4}),
+        (["one", "piped", "adapted"], {"one": 4, "piped": 8, "adapted": 8}),
+        (["varies"], {}),
+        (["one", "varies"], {"one": 4}),
+        (["cpu"], {"cpu": 0}),
+        (["cpu", "one"], {"cpu": 0, "one": 4}),
+        (["elsewhere"], {}),
     ],
 )
-def test_gpus_where_they_are_known(models: list[str], gpus: float | None) -> None:
+def test_gpus_of_each_model_where_they_are_known(models: list[str], gpus: dict[str, float]) -> None:
     settings = settings_with(
         one={"tensor_parallel": 2, "autoscaling": {"min_replicas": 2, "max_replicas": 2}},
         varies={"autoscaling": {"min_replicas": 1, "max_replicas": 2}},
-        cpu={"hardware": {"kind": "cpu"}},
+        cpu={"hardware": {"kind": "cpu"}, "autoscaling": {"min_replicas": 1, "max_replicas": 3}},
+        piped={"tensor_parallel": 4, "pipeline_parallel": 2, "lora": {"adapters": {"adapted": "/adapter"}}},
     )
     assert gpus_of(settings, models) == gpus

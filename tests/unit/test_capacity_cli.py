@@ -7,10 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.capacity.curve import MeasuredCurve
-from loadtests.records import Limits
-from tests.unit.capacity import measured_run, write_run
+from app.capacity.errors import CapacityError
+from app.capacity.question import Measured
+from app.capacity.replica import Bounds
+from app.capacity.subject import on_gpu
+from app.settings import load_settings
+from loadtests.gpu.llamas import LLAMAS
+from loadtests.gpu.options import Options
+from loadtests.gpu.profile import BATCHED_TOKENS, profile_of
+from loadtests.records import Limits, Machine
+from tests.unit.capacity import MACHINE, measured_run, write_run
 from tests.unit.conftest import Corral
 
 CURVE = MeasuredCurve((1, 8, 32), (0.004, 0.006, 0.012), prompt_s=2e-5, request_s=0.003)
@@ -63,6 +72,8 @@ def test_a_plan_by_data_sheets(corral: Corral) -> None:
     ]
     assert "roofline" in out
     assert "GPUs of a node: 4 A100, 4 H100." in out
+    assert "data sheets (A100, H100: of the SXM module; the PCIe card of that name is slower), which no engine" in out
+    assert "SXM" not in corral(f"plan -p gpus.yaml --users 5 {SHORT} --share small=1 --gpu L4")[1]
 
 
 def test_nodes_as_the_cluster_has_them(corral: Corral) -> None:
@@ -155,6 +166,17 @@ def test_the_check_is_in_the_json(corral: Corral, curve: Path) -> None:
             "up to 2 replicas at its address",
         ),
         ({"hardware": {"gpu_type": "A100"}, "engine": {"max_num_seqs": 64}}, "", None),
+        (
+            {"hardware": {"gpu_type": "A100"}, "eager": True},
+            "",
+            "engine.enforce_eager True, and is to be planned with False",
+        ),
+        (
+            {"hardware": {"gpu_type": "A100"}, "engine": {"kv_cache_dtype": "fp8", "enforce_eager": False}},
+            "",
+            "measured with engine.kv_cache_dtype fp8, and is to be planned with unset",
+        ),
+        ({"hardware": {"gpu_type": "A100"}, "engine": {"hf_token": "(not told)"}}, "", None),
         ("what a later version writes", "", None),
     ],
 )
@@ -167,6 +189,46 @@ def test_a_run_of_another_engine_is_refused(
     code, _, err = corral(f"plan -p gpus.yaml --users 5 {SHORT} --curve {folder} --share small=1 {options}")
     assert code == (0 if said is None else 3)
     assert (said or "") in err
+
+
+def gpu_run(folder: Path, *, machine: Machine) -> tuple[Path, Path]:
+    """As loadtests.gpu keeps a stint, and its profile."""
+    profile = profile_of([LLAMAS["llama-3.2-1b"]], Options(folder))
+    profile["models"]["llama-3.2-1b"]["source"] = "meta-llama/Llama-3.2-1B-Instruct"
+    path = folder / "profile.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    run = measured_run(CURVE, (1, 8), model="llama-3.2-1b", lengths=(64, 32), machine=machine)
+    configuration = {"profile": profile, "engine_arguments": [], "placed": "alone"}
+    record = run.record.model_copy(update={"configuration": configuration})
+    return path, write_run(replace(run, record=record), folder / "run")
+
+
+@pytest.mark.parametrize(("gpu", "same_machine", "code"), [("L4", True, 3), ("H200", True, 0), ("L4", False, 0)])
+def test_a_run_on_a_gpu_is_for_that_gpu(
+    gpu: str, same_machine: bool, code: int, corral: Corral, tmp_path: Path
+) -> None:
+    """Its profile names no type of GPU; the machine does, if the client was on it too."""
+    machine = Machine(cpu="a CPU", cores=16, memory_gib=128, gpus=("NVIDIA H200, 140 GiB",), same_machine=same_machine)
+    profile, folder = gpu_run(tmp_path, machine=machine)
+    found, _, err = corral(f"plan -p {profile} --users 5 {SHORT} --curve {folder} --gpu {gpu}")
+    assert found == code
+    said = (
+        "llama-3.2-1b was measured on NVIDIA H200, 140 GiB, and is to be planned on L4: measure it there, or plan with"
+    )
+    assert (said in err) == (code == 3)
+
+
+def test_a_run_on_a_gpu_tells_its_engine(tmp_path: Path) -> None:
+    profile, folder = gpu_run(tmp_path, machine=MACHINE)
+    (spec,) = load_settings(str(profile), {}).specs
+    planned = on_gpu(spec, "L4").model_copy(update={"engine": {"max_num_batched_tokens": 512}, "max_sequences": 4})
+    measured = Measured.read(folder)
+    measured.require_same(planned)
+    assert measured.bounds(planned, 1000) == Bounds(256, 1000, BATCHED_TOKENS, 512)
+    with pytest.raises(CapacityError, match="measured with dtype bfloat16"):
+        measured.require_same(planned.model_copy(update={"dtype": "float16"}))
+    with pytest.raises(CapacityError, match=r"engine\.enable_prefix_caching unset, and is to be planned with False"):
+        measured.require_same(planned.model_copy(update={"engine": {"enable_prefix_caching": False}}))
 
 
 def test_models_on_gpus_and_cpus(corral: Corral, tmp_path: Path) -> None:

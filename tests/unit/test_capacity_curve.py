@@ -13,6 +13,7 @@ from app.capacity.errors import CapacityError
 from app.capacity.roofline import (
     BANDWIDTH_EFFICIENCY,
     COMPUTE_EFFICIENCY,
+    FLOAT32_FLOPS,
     SEQUENCE_OVERHEAD_S,
     STEP_OVERHEAD_S,
     TENSOR_EFFICIENCY,
@@ -86,8 +87,18 @@ def test_stages_follow_each_other() -> None:
     assert two.kv_bytes == one.kv_bytes / 2
 
 
-def test_float32_is_computed_at_half_the_rate() -> None:
-    assert curve(dtype="float32").flops == curve().flops / 2
+@pytest.mark.parametrize(("gpu", "tflops"), [("T4", 8.1), ("V100", 15.7), ("A100", 19.5), ("H100", 67), ("L40S", 91.6)])
+def test_float32_is_computed_outside_the_tensor_cores(gpu: str, tflops: float) -> None:
+    """vLLM leaves TF32 off, and the older ones have none."""
+    assert curve(gpu=gpu, dtype="float32").flops == pytest.approx(tflops * 1e12 * COMPUTE_EFFICIENCY)
+
+
+def test_float32_is_assumed_slow_where_no_data_sheet_tells_it() -> None:
+    assert GPUS["GB300"].fp32_tflops is None
+    assert curve(gpu="GB300", dtype="float32").flops == curve(gpu="GB300", dtype="bfloat16").flops * FLOAT32_FLOPS
+    known = [each.fp32_tflops / each.tflops for each in GPUS.values() if each.fp32_tflops and each.tflops]
+    assert min(known) > FLOAT32_FLOPS
+    assert max(known) <= 0.5
 
 
 def test_a_gpu_of_unknown_speed_is_named() -> None:

@@ -18,7 +18,8 @@ from loadtests.client.clock import Clock
 from loadtests.client.drive import drive
 from loadtests.client.pace import arrivals
 from loadtests.client.prompts import WorkloadError
-from loadtests.records import Calibration, Driven, Fault, Kind, Plan, Point
+from loadtests.records import Calibration, Driven, Fault, Kind, Limits, Plan, Point
+from loadtests.sweep.figures import figures_of
 from tests.unit.load_client_fakes import DONE, MODEL, ROLE, Endpoint, delta, point, serving, side, usage
 
 CALIBRATED = {MODEL: Calibration(words_per_token=0.5, template_tokens=5)}
@@ -135,8 +136,16 @@ async def test_a_dead_endpoint_is_given_up_soon() -> None:
         assert {each.fault for each in found.samples} == {Fault.CONNECTION}
         assert len(found.samples) < 100
         assert found.seconds > 0
-        assert any("all failed to connect" in each for each in found.notices)
         assert any("warm-up requests failed" in each for each in found.notices)
+
+
+async def test_without_a_warm_up_a_dead_endpoint_is_given_up_soon_too() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        found = await drive(point(concurrency=4), plan(requests_per_user=500, warmup_requests=0), side(url), 0)
+    assert len(found.samples) < 100
+    assert any("all failed to connect" in each for each in found.notices)
 
 
 async def test_an_endpoint_that_dies_in_the_middle_leaves_what_was_measured() -> None:
@@ -181,10 +190,39 @@ async def test_an_endpoint_that_stops_answering_is_cut_off_and_told(load: dict[s
         settings = plan(max_seconds=0.6, warmup_requests=0, requests_per_user=9, min_requests=1)
         found = await drive(point(**load), settings, side(url), 0)
         free.set()
-    assert [each.ok for each in found.samples] == [True, True]
     silent = next(number) - 3
+    assert [each.fault for each in found.samples] == [None, None, *[Fault.TIMEOUT] * (silent + 1)]
+    assert [len(each.times_s) for each in found.samples if not each.ok].count(1) == 1
+    figures = figures_of(found, limits=Limits(), gpus=None)
+    assert (figures.requests, figures.failed, figures.good_share) == (silent + 3, silent + 1, 2 / (silent + 3))
+    assert figures.ttft is not None
+    assert figures.ttft.count == 2
+    # to the end of the time and of the grace, not to the last answer
+    assert 0.65 <= figures.seconds < 5
     assert any(f"{silent + 1} requests were still under way" in each for each in found.notices)
     assert any(f"{silent} of them without any text" in each for each in found.notices)
+
+
+@pytest.mark.usefixtures("_hurry")
+async def test_after_a_silent_warm_up_nothing_is_measured() -> None:
+    asked, free = count(), asyncio.Event()
+
+    async def silence(_: web.Request) -> web.Response:
+        next(asked)
+        await free.wait()
+        return web.Response()
+
+    async with serving(Endpoint(handlers={PATH: silence})) as url:
+        found = await drive(point(), plan(max_seconds=0.2), side(url), 0)
+        free.set()
+    assert next(asked) == 2
+    assert [each.fault for each in found.samples] == [Fault.TIMEOUT] * 2
+    assert any("no request of the warm-up was answered" in each for each in found.notices)
+
+
+async def test_after_a_warm_up_of_errors_it_is_measured() -> None:
+    found = await driven(Endpoint(stream=lambda _: b"data: {}\n\n"))
+    assert [each.fault for each in found.samples] == [Fault.BROKEN_STREAM] * 6
 
 
 async def test_answers_that_end_early_and_prompts_of_other_lengths_are_told() -> None:
@@ -202,8 +240,28 @@ async def test_engine_figures_come_along() -> None:
     assert found.notices == ()
 
 
+async def test_prompts_that_the_engine_has_in_its_cache_are_told() -> None:
+    """As with the prompts of an earlier run. Six answers of 41 tokens, five of which are of the template."""
+    hits = {"cold": 6 * 5 + 6, "warm": 6 * 5 + 16}
+
+    async def metrics(_: web.Request) -> web.Response:
+        asked = len(endpoint.measured) > 2
+        return web.Response(
+            text=f"vllm:prefix_cache_queries_total {246 * asked}\nvllm:prefix_cache_hits_total {now * asked}"
+        )
+
+    for name, now in hits.items():
+        endpoint = Endpoint(handlers={"/metrics": metrics})
+        found = await driven(endpoint)
+        assert found.engine is not None
+        assert found.engine.prefix_hits == now
+        told = [each for each in found.notices if "7% of the prompts' tokens in its prefix cache" in each]
+        assert bool(told) == (name == "warm")
+        assert all("another --seed" in each for each in told)
+
+
 async def test_a_wall_clock_that_jumps_is_noticed_and_no_latency_has_it() -> None:
-    endpoint, jumps = Endpoint(), iter([0.0, 0.0])
+    endpoint, jumps = Endpoint(), iter([0.0, 0.0, 0.0])
 
     def wall() -> float:
         return 1_750_000_000.0 + next(jumps, 3600.0)
@@ -225,9 +283,57 @@ async def test_a_file_with_fewer_prompts_than_requests_is_told(tmp_path: Path) -
     assert any("3 prompts for 8 requests" in each for each in found.notices)
 
 
+async def test_a_file_whose_prompts_the_repeats_before_have_used_up_is_told(tmp_path: Path) -> None:
+    talks = [
+        {"conversations": [{"from": "human", "value": f"what is it {each}"}, {"from": "gpt", "value": "it is a test"}]}
+        for each in range(16)
+    ]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    notices = [
+        (await driven(Endpoint(), repeat=each, workload=str(tmp_path / "talks.json"))).notices for each in range(3)
+    ]
+    told = [[each for each in repeat if "some are asked again" in each] for repeat in notices]
+    assert told[:2] == [[], []]
+    assert told[2][0].startswith("the workload has 16 prompts for 24 requests of this and the repeats before it")
+
+
+async def test_no_conversation_is_longer_than_any_sides_context(tmp_path: Path) -> None:
+    words = {"short": 6, "long": 20}
+    talks = [
+        {"conversations": [{"from": "human", "value": f"{name} " * length}, {"from": "gpt", "value": "it is a test"}]}
+        for name, length in words.items()
+    ]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    endpoint = Endpoint()
+    async with serving(endpoint) as url:
+        # half a token a word: 20 and 48 tokens, where 0.75 x 50 less the template's 5 are 32
+        sides = (side(url, contexts={MODEL: 500}), side(url, name="other", contexts={MODEL: 50}))
+        await drive(point(), plan(sides=sides, workload=str(tmp_path / "talks.json")), sides[0], 0)
+    assert {each.split()[0] for each in texts(endpoint)} == {"short"}
+
+
 async def test_a_workload_that_cannot_be_had_is_the_callers_error() -> None:
     with pytest.raises(WorkloadError):
         await driven(Endpoint(), workload="/nowhere.json")
+
+
+async def test_a_key_that_is_echoed_stands_nowhere() -> None:
+    """Not even a part of it, where the text is cut to its length."""
+    key = "sk-0123456789abcdef"
+    said = {"error": {"message": "x" * 185 + f" {key} is no key"}}
+
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response(said, status=401)
+
+    async def stream(_: web.Request) -> web.Response:
+        return web.Response(body=f'data: {{"error": {{"message": "{key} is no key"}}}}\n\ndata: [DONE]\n\n')
+
+    for handler in (echo, stream):
+        async with serving(Endpoint(handlers={PATH: handler})) as url:
+            found = await drive(point(), plan(), side(url), 0, key=key)
+        assert len(found.samples) == 6
+        assert all("***" in each.detail and key[:5] not in each.detail for each in found.samples)
+        assert key[:5] not in str(found)
 
 
 async def test_the_key_goes_with_every_request() -> None:
@@ -239,21 +345,28 @@ async def test_the_key_goes_with_every_request() -> None:
     assert {each.fault for each in refused.samples} == {Fault.REFUSED}
 
 
-async def test_a_bulk_measurement_is_one_call_after_its_warm_up() -> None:
+async def test_bulk_users_post_calls_of_sixteen_at_once() -> None:
     calls: list[int] = []
+    now, most = 0, 0
 
     async def answer(request: web.Request) -> web.Response:
+        nonlocal now, most
         items = (await request.json())["items"]
         calls.append(len(items))
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
         result = {"text": "yes", "usage": {"prompt_tokens": 40, "completion_tokens": 4}}
         return web.Response(body="".join(json.dumps({"index": n, "result": result}) + "\n" for n in range(len(items))))
 
-    found = await driven(Endpoint(handlers={"/bulk": answer}), point(kind=Kind.BULK))
-    assert calls == [2, 6]
-    assert [each.ok for each in found.samples] == [True] * 6
+    endpoint = Endpoint(handlers={"/bulk": answer})
+    found = await driven(endpoint, point(kind=Kind.BULK, concurrency=3), requests_per_user=20)
+    assert (calls, most) == ([3] + [16] * 6, 3)
+    assert [each.ok for each in found.samples] == [True] * 96
     calls.clear()
-    await driven(Endpoint(handlers={"/bulk": answer}), point(kind=Kind.BULK), warmup_requests=0)
-    assert calls == [6]
+    await driven(endpoint, point(kind=Kind.BULK, concurrency=1), warmup_requests=0)
+    assert calls == [16]
 
 
 @pytest.mark.usefixtures("_hurry")
@@ -270,8 +383,8 @@ async def test_a_bulk_call_that_stops_is_cut_off_with_what_it_had() -> None:
     async with serving(Endpoint(handlers={"/bulk": answer})) as url:
         found = await drive(point(kind=Kind.BULK), plan(max_seconds=0.5, warmup_requests=0), side(url), 0)
         free.set()
-    assert [each.ok for each in found.samples] == [True]
-    assert any("5 requests were still under way" in each for each in found.notices)
+    assert sorted(str(each.fault) for each in found.samples) == ["None"] * 2 + ["timeout"] * 30
+    assert any("30 requests were still under way" in each and "30 of them" in each for each in found.notices)
 
 
 @pytest.mark.parametrize("kind", [Kind.SINGLE, Kind.TRIBUNAL, Kind.RAG])

@@ -73,6 +73,17 @@ async def test_a_key_that_is_refused_is_told(path: str) -> None:
             await look(url, key="wrong")
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+async def test_a_key_that_is_echoed_is_not_told(path: str) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "x" * 193 + "sk-0123456789 is no key"}}, status=401)
+
+    async with serving(Endpoint(handlers={path: refuse})) as url:
+        with pytest.raises(EndpointError, match=r"\*\*\*") as told:
+            await look(url, key="sk-0123456789")
+    assert "sk-0" not in str(told.value)
+
+
 async def test_the_key_is_sent() -> None:
     async with serving(Endpoint(key="right")) as url:
         assert (await look(url, key="right")).models == (MODEL,)
@@ -130,6 +141,15 @@ def test_what_is_no_address_is_told(given: str) -> None:
         address(given)
 
 
+@pytest.mark.parametrize(
+    "given", ["http://me:se@cret@h:8000/v1", "me:secret@h:8000", "https://secret@h:8000", "http://me:se/cret@h:8000"]
+)
+def test_an_address_with_a_password_is_refused_without_telling_it(given: str) -> None:
+    with pytest.raises(EndpointError, match=r"write 'h:8000.*the key goes into CORRAL_API_KEY") as told:
+        address(given)
+    assert "cret" not in str(told.value)
+
+
 def test_models_of_corrals_own_kinds_have_two_names() -> None:
     corral = side("http://h", models=(MODEL, "tribunal", "tribunal/refine", "rag/manual"))
     for model, kind in (("refine", Kind.TRIBUNAL), ("tribunal/refine", Kind.TRIBUNAL), ("default", Kind.TRIBUNAL)):
@@ -149,6 +169,7 @@ def test_a_point_that_does_not_fit_is_told() -> None:
     assert unfit(small, point(input_tokens=60, output_tokens=5)) == (
         "small takes 64 tokens; 60 of input and 5 of output are 65"
     )
+    assert unfit(small, point(input_tokens=60, output_tokens=5, own_lengths=True)) is None
 
 
 def test_the_models_to_look_at_are_those_that_chat() -> None:

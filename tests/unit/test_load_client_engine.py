@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from loadtests.client import engine as watching
 from loadtests.client.engine import EngineWatch, figures, pause_s, snapshot
@@ -129,4 +130,28 @@ async def test_metrics_that_do_not_come_are_given_up(monkeypatch: pytest.MonkeyP
 
 
 def test_a_reading_that_takes_long_is_made_less_often() -> None:
-    assert (pause_s(0.5, 0.001), pause_s(0.5, 0.3)) == (0.5, 30.0)
+    assert [pause_s(0.5, took_s) for took_s in (0.001, 0.1, 0.3)] == [0.5, 1.0, 2.0]
+
+
+async def test_the_first_reading_does_not_wait_for_the_one_before() -> None:
+    """However long that took."""
+
+    async def slow(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.1)
+        return web.Response(text=text(running=2))
+
+    async with serving(Endpoint(handlers={"/metrics": slow})) as url, EngineWatch(url, MODEL, every_s=0.01) as watch:
+        await asyncio.sleep(0.5)
+    assert watch.figures is not None
+    assert watch.figures.running_max == 2
+
+
+async def test_a_measurement_without_a_reading_says_so() -> None:
+    async with serving(Endpoint(metrics=text(running=2, **COUNTED))) as url, EngineWatch(url, MODEL) as watch:
+        pass
+    assert watch.figures is not None
+    assert (watch.figures.running_max, watch.figures.generation_tokens) == (None, 0)
+    assert watch.notices == [
+        "no reading of /metrics fell into this measurement: it was too short to tell what was running, waiting and in "
+        "the KV cache"
+    ]

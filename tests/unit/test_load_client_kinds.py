@@ -95,8 +95,9 @@ async def test_an_answer_without_usage_has_no_counts() -> None:
 async def bulk(url: str, prompts: int) -> list[Sample]:
     async with open_session() as session:
         asker = BulkAsker(session, side(url), point(kind=Kind.BULK), 0.5, Stopwatch(Clock()))
-        await asker.ask_all([PROMPT] * prompts)
-    return asker.samples
+        samples = await asker.ask_all([PROMPT] * prompts)
+    assert asker.silent == 0
+    return samples
 
 
 async def test_a_bulk_call_is_one_request_and_every_line_a_sample() -> None:

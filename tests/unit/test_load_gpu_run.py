@@ -15,12 +15,12 @@ import pytest
 from loadtests.gpu.__main__ import main
 from loadtests.gpu.combined import verdicts, whole, write_whole
 from loadtests.gpu.deadline import Deadline, OutOfTime
-from loadtests.gpu.options import Options, Sides
-from loadtests.gpu.profile import Place, place_of
+from loadtests.gpu.options import Options, Sides, options_of
+from loadtests.gpu.profile import Place, place_of, write_config
 from loadtests.gpu.room import Gpu, Room, this_gpu
-from loadtests.gpu.serving import PID, ROOT, end_leftovers, environment
+from loadtests.gpu.serving import PID, ROOT, _wait_for, end_leftovers, environment
 from loadtests.gpu.starts import Start, sentence, starts_of, timed
-from loadtests.servers import ServerError
+from loadtests.servers import HOST, ServerError, free_ports, process
 from tests.unit.load_gpu_fakes import Servers, conductor, kept, options, words
 
 
@@ -51,6 +51,19 @@ def test_both_models_are_measured_and_reported(tmp_path: Path) -> None:
     assert {each["point"]["model"] for each in report["ratios"]} == {small.name, large.name}
     assert (tmp_path / "report.html").exists()
     assert "load_format: dummy" in (tmp_path / "report.md").read_text().replace("\\", "")
+
+
+def test_real_weights_are_measured_in_a_fresh_folder(tmp_path: Path) -> None:
+    weights, out = Place(tmp_path / "real"), tmp_path / "run"
+    line = f"--dry-run --out {out} --only llama-3.2-1b --concurrency 1 --lengths 32:4 --repeats 1 --max-seconds 10"
+    (llama,) = options_of(line.split()).llamas
+    write_config(llama, weights)
+    asked = options_of([*line.split(), "--weights", f"llama-3.2-1b={weights.model}"])
+    assert main(replace(asked, plan=True)) == 0
+    said = list[str]()
+    assert conductor(asked, Servers(), said).run(), said
+    assert len(kept(llama, asked, "both")) == 2
+    assert f"source: {weights.model}" in place_of(llama, asked).profile.read_text()
 
 
 def test_prompts_are_exactly_as_long_as_asked(tmp_path: Path) -> None:
@@ -213,6 +226,17 @@ def test_servers_find_this_repository_and_nothing_of_the_callers_services(monkey
     assert {name for name in found if name.startswith("CORRAL_")} == {"CORRAL_STATE_DIR"}
 
 
+def test_a_server_on_loopback_is_asked_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request._opener", None)  # it is made once, by the environment of that moment
+    monkeypatch.setenv("http_proxy", f"http://{HOST}:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", HOST, "--directory", str(tmp_path)]
+    with process(command, os.environ, tmp_path / "log") as running:
+        _wait_for(f"http://{HOST}:{port}/", running, 20)
+
+
 def test_what_a_killed_run_left_is_ended_and_nothing_else(tmp_path: Path) -> None:
     assert end_leftovers(tmp_path) == []
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as left:
@@ -230,9 +254,16 @@ def test_the_gpu_is_what_nvidia_smi_tells(tmp_path: Path, monkeypatch: pytest.Mo
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 512'\n")
     smi.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     found = this_gpu()
     assert found == Gpu("NVIDIA H200", int(0.99 * (143_771 << 20)), 512 << 20)
+    smi.write_text(
+        "#!/bin/sh\ncase $* in *--id=GPU-5*) echo 'NVIDIA L4, 23034, 0';; *) echo 'NVIDIA H200, 143771, 0';; esac"
+    )
+    assert (this_gpu() or found).name == "NVIDIA H200"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5, GPU-6")
+    assert (this_gpu() or found).name == "NVIDIA L4"
     smi.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     assert this_gpu() is None
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.records import EngineFigures, Interval, Limits, Run
+from loadtests.client.engine import UNREAD
+from loadtests.records import EngineFigures, Interval, Kind, Limits, Run
 from loadtests.report import columns, paper, setup, summary, tables
 from loadtests.report.contents import contents_of
 from loadtests.report.document import Section, Table
@@ -85,6 +86,48 @@ def test_figures_per_gpu_need_gpus(gpus: float | None, reason: str) -> None:
     assert why(section, section.tables[0], "Output tokens/s per GPU") == [reason]
 
 
+def test_a_tribunal_has_no_figure_per_gpu() -> None:
+    run = a_run(models=("tribunal",), loads=(1,))
+    asked = [
+        each.model_copy(
+            update={
+                "point": each.point.model_copy(update={"kind": Kind.TRIBUNAL}),
+                "figures": each.figures.model_copy(update={"output_tokens_per_s_per_gpu": None}),
+            }
+        )
+        for each in run.measurements
+    ]
+    run = with_plan(replace(run, measurements=asked), points=(asked[0].point,))
+    section = tables.points(contents_of(run))
+    assert why(section, section.tables[0], "Output tokens/s per GPU") == [columns.SEVERAL]
+
+
+@pytest.mark.parametrize(
+    ("gpus_of", "said"),
+    [
+        ({"a": 1, "b": 4}, "a 1 GPU, b 4 GPUs"),
+        ({"a": 2, "b": 2}, "2 GPUs"),
+        ({"a": 0, "b": 0}, "no GPU"),
+        ({"a": 1}, "a 1 GPU, b GPUs not known"),
+        ({}, "GPUs not known"),
+    ],
+)
+def test_the_set_up_tells_the_gpus_of_each_model(gpus_of: dict[str, float], said: str) -> None:
+    side = CORRAL.model_copy(update={"gpus": None, "gpus_of": gpus_of})
+    points = setup.section(contents_of(a_run(models=("a", "b"), loads=(1,), sides=(side,)))).points
+    assert points[0].endswith(f", Corral 0.1.0, {said}")
+
+
+def test_main_latencies_have_their_interval_and_the_others_none() -> None:
+    latencies = row(tables.points(contents_of(a_run(models=("m",), loads=(1,)))).tables[1])
+    spanned = {head for head, text in latencies.items() if " to " in text}
+    assert spanned == {
+        f"{name}: {part}" for name in ("TTFT, ms", "ITL, ms", "End to end, ms") for part in ("p50", "p95")
+    }
+    single = row(tables.points(contents_of(a_run(models=("m",), loads=(1,), repeats=1))).tables[1])
+    assert not [text for text in single.values() if "(" in text]
+
+
 def test_missing_engine_figures_are_explained_by_their_notice() -> None:
     run, said = a_run(models=("m",), loads=(1,)), "no engine figures: http://10.0.0.7:8000/metrics: 404"
     silent = [
@@ -95,6 +138,37 @@ def test_missing_engine_figures_are_explained_by_their_notice() -> None:
     ]
     section = tables.points(contents_of(replace(run, measurements=silent)))
     assert why(section, section.tables[2], "Preemptions") == [said]
+
+
+def test_gauges_that_nobody_read_are_explained_by_their_notice() -> None:
+    run = a_run(models=("m",), loads=(1,))
+    said = f"{UNREAD}: it was too short"
+    short = [
+        each.model_copy(
+            update={
+                "figures": each.figures.model_copy(update={"engine": EngineFigures(generation_tokens=5)}),
+                "notices": (said,),
+            }
+        )
+        for each in run.measurements
+    ]
+    section = tables.points(contents_of(replace(run, measurements=short)))
+    assert why(section, section.tables[2], columns.KV_CACHE) == [said]
+    assert why(section, section.tables[2], "Prefix hits") == [columns.NO_LOOKUP]
+    assert why(section, section.tables[2], "Preemptions") == [columns.NO_FIGURE]
+
+
+def test_a_file_is_told_as_such_everywhere() -> None:
+    run = a_run(loads=(1, 2, 128))
+    own = {"own_lengths": True}
+    points = tuple(each.model_copy(update=own) for each in run.record.plan.points)
+    measured = [each.model_copy(update={"point": each.point.model_copy(update=own)}) for each in run.measurements]
+    contents = contents_of(replace(with_plan(run, points=points), measurements=measured))
+    assert {each.group for each in tables.points(contents).tables[0].rows} == {
+        "llama-3.2-1b: lengths of the file", "llama-3.1-70b: lengths of the file",
+    }  # fmt: skip
+    assert "Lengths: ours lengths of the file; the paper's" in setup.differences(contents)[2]
+    assert "128 in" not in f"{paper.section(contents.claimed, (), sides=False)}{summary.section(contents)}"
 
 
 def test_without_limits_there_is_no_goodput() -> None:

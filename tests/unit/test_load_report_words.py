@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.records import Interval, Limits, Point
+from loadtests.records import Interval, Point
 from loadtests.report import words
 
 
@@ -31,6 +31,12 @@ def test_an_interval_is_told_only_where_there_is_one() -> None:
     assert words.span(Interval(value=0.97, low=0.951, high=0.99, repeats=3), digits=2) == "0.97 (0.95 to 0.99)"
 
 
+def test_changes_are_percents_with_their_interval() -> None:
+    assert words.percent(Interval(value=0.042, low=-0.01, high=0.1, repeats=3)) == "+4.2 % (-1.0 to +10.0)"
+    assert words.percent(Interval(value=-1)) == "-100.0 %"
+    assert words.percent(None) == "\N{EN DASH}"
+
+
 @pytest.mark.parametrize(
     ("model", "size"),
     [
@@ -42,12 +48,10 @@ def test_a_size_is_read_from_a_name(model: str, size: str) -> None:
     assert words.size_of(model) == size
 
 
-def test_loads_and_limits_are_told_in_words() -> None:
+def test_loads_and_faults_are_told_in_words() -> None:
     assert words.load(Point(model="m", concurrency=1)) == "1 user"
     assert words.load(Point(model="m", concurrency=2048)) == "2,048 users"
     assert words.load(Point(model="m", rate=3.5)) == "3.5 requests/s"
-    assert words.limits(Limits()) == ""
-    assert words.limits(Limits(ttft_ms=300, itl_ms=50)) == "TTFT at most 300 ms, ITL p95 at most 50 ms"
     assert words.faults({"timeout": 1, "broken_stream": 3, "empty": 0}) == "3 broken stream, 1 timeout"
 
 
@@ -56,3 +60,9 @@ def test_text_of_others_loses_what_steers() -> None:
     assert words.plain_lines("a\n\tb\x07") == "a\n    b\ufffd"
     assert words.plain("to http://me:secret@host/x") == "to http://host/x"
     assert words.plain("from http://host/a@b") == "from http://host/a@b"
+    assert words.plain("to http://me:p@ss@host/x and http://p@q@h") == "to http://host/x and http://h"
+
+
+def test_a_file_has_lengths_of_its_own() -> None:
+    assert words.tokens(Point(model="m", concurrency=1)) == "128 in, 128 out tokens"
+    assert words.tokens(Point(model="m", concurrency=1, own_lengths=True)) == "lengths of the file"

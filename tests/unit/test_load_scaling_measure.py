@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from loadtests.scaling.report import markdown
 from loadtests.scaling.schedule import Pattern
 from loadtests.scaling.timeline import Head, Timeline
 from tests.unit.load_client_fakes import MODEL, Endpoint, serving
+from tests.unit.load_gpu_fakes import threaded
 
 METRICS = """
 vllm:num_requests_running{model_name="small",replica="0"} 3
@@ -90,6 +92,30 @@ async def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
     assert result.head.ended_because == "it was interrupted"
     assert "**It ended early: it was interrupted.**" in (tmp_path / "run" / "report.md").read_text()
     assert (tmp_path / "run" / "scaling.png").exists()
+
+
+def test_a_service_that_hangs_is_a_failed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers what a look asks, and no stream."""
+    monkeypatch.setattr("loadtests.scaling.crowd.LEAST_GRACE_S", 0.2)
+    endpoint, over = herd(), threading.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        while body.get("stream") and not over.is_set():
+            await asyncio.sleep(0.02)
+        return web.json_response({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+
+    endpoint.handlers["/v1/chat/completions"] = hang
+    with threaded(endpoint) as url:
+        given = ["--url", url, "--model", MODEL, *SHORT, "--pattern", "spike", "--out", str(tmp_path / "run")]
+        status = main(given)
+        over.set()
+    assert status == 1
+    (phase,) = json.loads((tmp_path / "run" / "scaling.json").read_text())["phases"]
+    assert phase["faults"] == {"timeout": 4}
+    assert "| spike | 4 | 4 |" in capsys.readouterr().out
 
 
 async def test_a_service_that_does_not_tell_replicas_is_refused(tmp_path: Path) -> None:

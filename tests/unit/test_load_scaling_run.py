@@ -30,7 +30,7 @@ def conducted(folder: Path, service: Service, patterns: Sequence[Pattern] = tupl
 
     async def run() -> Runner:
         with ScalingFolder(folder) as kept:
-            async with Crowd(service, bodies()) as crowd:
+            async with Crowd(service, bodies(), now) as crowd:
                 given = {"look": service.look, "engines": Engines, "folder": kept, "now": now, **parts}
                 runner = Runner(phases_of(patterns, COURSE), crowd, **given)
                 await runner.run()
@@ -144,10 +144,13 @@ def test_replicas_that_are_not_told_are_none(tmp_path: Path) -> None:
     assert figures(runner)[0].replicas_most == 3
 
 
-def test_what_is_still_under_way_at_the_end_is_told(tmp_path: Path) -> None:
+def test_what_is_still_under_way_at_the_end_has_failed(tmp_path: Path) -> None:
     runner = conducted(tmp_path, Service(answer_s=500), [Pattern.SPIKE])
-    assert runner.notices == ["40 requests were still under way at the end; they were cut off and are not counted"]
-    assert figures(runner)[0].requests == 0
+    (notice,) = runner.notices
+    assert notice.startswith("40 requests were still under way long after the load had ended")
+    (spike,) = figures(runner)
+    assert (spike.requests, spike.failed, spike.faults) == (40, 40, {"timeout": 40})
+    assert [row["fault"] for row in rows(tmp_path / REQUESTS)] == ["timeout"] * 40
 
 
 def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -9,10 +10,21 @@ import psutil
 import pytest
 
 from app.bench.asked import aims_of
-from loadtests.against_vllm import BESIDE_PLAIN, BESIDE_VLLM, MOST, NO_FAILURE, USERS, arguments, bench, comparisons
+from loadtests.against_vllm import (
+    BESIDE_PLAIN,
+    BESIDE_VLLM,
+    MOST,
+    NO_FAILURE,
+    USERS,
+    arguments,
+    bench,
+    comparisons,
+    main,
+)
 from loadtests.records import Point
 from loadtests.servers import ServerError, engine_plan, free_ports, process
 from loadtests.sweep.plan import concurrencies_of
+from tests.unit.load_bench import Watched, on_a_thread
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -77,3 +89,19 @@ def test_what_is_compared() -> None:
 def test_the_command_is_run_and_its_code_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert bench("--url", "http://127.0.0.1:9", "--out", str(tmp_path / "found")) == 7
     assert capfd.readouterr().err.startswith("\ncorral bench --url http://127.0.0.1:9")
+
+
+def test_a_service_that_runs_already_is_sent_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_API_KEY", "right")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # it has none of the models, so nothing is measured
+    service, bare = Watched(models=("another",)), Watched(models=("another",))
+    with on_a_thread(service) as ours, on_a_thread(bare) as other:
+        line = ["against_vllm", "--corral", ours, "--bare", other, "--out", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", line)
+        try:
+            assert main() == 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert (service.keys, bare.keys) == ({"Bearer right"}, {None})

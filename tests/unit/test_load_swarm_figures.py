@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ from loadtests.swarm.results import ALL, Outcome, outcome_of, spread_of_buckets
 from loadtests.swarm.settings import Found
 from loadtests.swarm.tally import Row, three_digits
 from loadtests.swarm.traffic import Traffic
-from tests.unit.load_client_fakes import MODEL, Endpoint, serving
+from tests.unit.load_client_fakes import MODEL, Endpoint, delta, serving
 from tests.unit.load_swarm_fakes import FakeRows, sample, tally, whole
 from tests.unit.test_load_swarm_options import settings
 
@@ -117,7 +119,7 @@ def test_tokens_are_requests_per_second_of_their_row() -> None:
 
 def test_what_was_cut_or_declined_is_told_and_not_counted() -> None:
     rows = counted(whole(1), kind=Kind.RAG)
-    tally(rows).cut(Kind.RAG)
+    tally(rows).cut(Kind.RAG, 9.9)
     tally(rows).declined(Kind.RAG)
     found = outcome(rows)
     assert found.figures["rag"].requests == 1
@@ -125,6 +127,18 @@ def test_what_was_cut_or_declined_is_told_and_not_counted() -> None:
         "rag: 1 requests were cut off as their users were stopped",
         "rag: 1 of 1 answers were refusals: the documents tell nothing about such questions, and no model was asked",
     ]
+
+
+def test_what_hung_before_it_was_cut_is_told() -> None:
+    rows = counted(sample(10, tokens=2))
+    for silent_s in (0.5, 10.0, 300.0):
+        tally(rows).cut(Kind.CHAT, silent_s)
+    found = outcome(rows)
+    assert (found.figures["chat"].requests, found.figures["chat"].failed) == (1, 0)
+    assert found.notices == (
+        "chat: 3 requests were cut off as their users were stopped; they do not count",
+        "chat: of 2 of the 3 that were cut off nothing had come for 10 s and more: the endpoint may hang",
+    )
 
 
 def test_a_load_without_a_request_says_so() -> None:
@@ -135,9 +149,9 @@ def test_a_load_without_a_request_says_so() -> None:
 
 
 def test_requests_under_way_are_waited_for_and_then_cut() -> None:
-    cut: list[Kind] = []
-    traffic, now = Traffic(cut.append), [0.0]
-    slow, fast = traffic.request(Kind.BULK), traffic.request(Kind.CHAT)
+    cut: list[tuple[Kind, float]] = []
+    traffic, now = Traffic(lambda *told: cut.append(told)), [0.0]
+    slow, fast = traffic.request(Kind.BULK, lambda: now[0]), traffic.request(Kind.CHAT, lambda: 0.0)
     slow.__enter__()
     fast.__enter__()
 
@@ -148,7 +162,7 @@ def test_requests_under_way_are_waited_for_and_then_cut() -> None:
 
     traffic.end(5, lambda: now[0], sleep)
     assert now[0] == pytest.approx(5, abs=0.1)
-    assert cut == [Kind.BULK]
+    assert cut == [(Kind.BULK, now[0])]
     assert not traffic.open
     slow.__exit__(None, None, None)
     traffic.end(5, lambda: now[0], sleep)
@@ -157,10 +171,10 @@ def test_requests_under_way_are_waited_for_and_then_cut() -> None:
 
 def test_a_user_that_is_stopped_in_the_middle_is_cut_once() -> None:
     cut: list[Kind] = []
-    traffic = Traffic(cut.append)
-    with contextlib.suppress(KeyboardInterrupt), traffic.request(Kind.CHAT):
+    traffic = Traffic(lambda kind, _: cut.append(kind))
+    with contextlib.suppress(KeyboardInterrupt), traffic.request(Kind.CHAT, float):
         raise KeyboardInterrupt
-    with contextlib.suppress(KeyboardInterrupt), traffic.request(Kind.CHAT):
+    with contextlib.suppress(KeyboardInterrupt), traffic.request(Kind.CHAT, float):
         traffic.end(0, lambda: 0.0, lambda _seconds: None)
         raise KeyboardInterrupt
     assert cut == [Kind.CHAT, Kind.CHAT]
@@ -225,6 +239,33 @@ async def test_users_ask_until_the_load_is_over() -> None:
 
 async def _asked(*seats: Seat) -> bool:
     return all([await asyncio.to_thread(seat.ask) for seat in seats])
+
+
+async def test_a_request_under_way_is_silent_since_its_last_text() -> None:
+    """The endpoint sends one word, and then nothing until the load has ended."""
+    over, cut = asyncio.Event(), list[float]()
+
+    async def one_word(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.sleep(0.4)
+        await response.write(delta(content="word"))
+        await over.wait()
+        return response
+
+    async with serving(Endpoint(handlers={"/v1/chat/completions": one_word})) as url:
+        one = load(url, FakeRows(), [])
+        one.traffic = Traffic(lambda _, silent_s: cut.append(silent_s))
+        seat = one.seat(Kind.CHAT)
+        began = time.perf_counter()
+        asking = asyncio.create_task(asyncio.to_thread(seat.ask))
+        await asyncio.sleep(0.6)
+        await asyncio.to_thread(one.traffic.end, 0, time.monotonic, time.sleep)
+        waited = time.perf_counter() - began
+        over.set()
+        await asking
+        seat.leave()
+    assert 0 < cut[0] < waited - 0.3
 
 
 async def test_a_dead_endpoint_is_not_asked_as_fast_as_it_refuses() -> None:

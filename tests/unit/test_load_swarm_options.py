@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import random
 import re
 from pathlib import Path
@@ -12,9 +14,12 @@ import pytest
 from loadtests.records import Kind, Limits
 from loadtests.swarm.arguments import ARGUMENTS, BY_FIELD, Argument, Parser, add_arguments
 from loadtests.swarm.errors import OptionError
+from loadtests.swarm.look import look_at
 from loadtests.swarm.mix import mix_of
+from loadtests.swarm.questions import Asking
 from loadtests.swarm.settings import Settings
 from loadtests.swarm.thinking import thinking_of
+from tests.unit.load_client_fakes import MODEL, Endpoint, serving
 
 
 def settings(**changes: Any) -> Settings:
@@ -116,6 +121,18 @@ def test_settings_know_limits_and_paths() -> None:
     assert read.json_out == Path("figures.json")
     assert read.timeout_s > 80_000
     assert read.told["itl_ms"] == 50.0
+
+
+@pytest.mark.parametrize(("context", "words"), [(None, 400), (4096, 400), (512, 100)])
+async def test_a_files_conversations_fit_the_models_context(context: int | None, words: int, tmp_path: Path) -> None:
+    """A word is about a token; of a context of 512 three quarters are for question and answer."""
+    turns = [[("human", "why " * size), ("gpt", "so " * 50)] for size in (100, 400)]
+    items = [{"conversations": [{"from": who, "value": text} for who, text in each]} for each in turns]
+    (tmp_path / "chats.json").write_text(json.dumps(items))
+    async with serving(Endpoint(context=context)) as url:
+        found = await asyncio.to_thread(look_at, url, None, MODEL)
+    workload = Asking(settings(workload=str(tmp_path / "chats.json")), found, Kind.CHAT).workload()
+    assert max(len(workload.prompt(number).text.split()) for number in range(2)) == words
 
 
 def test_what_a_page_sends_is_checked_as_well() -> None:

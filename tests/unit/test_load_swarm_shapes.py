@@ -150,6 +150,8 @@ def test_a_ramp_that_was_ended_says_what_it_found() -> None:
         ("steps:first=9,last=3", "last=3 is below first=9"),
         ("steps:first=1.5", "'1.5' is no whole number"),
         ("steps:times=1", "times=1 does not rise"),
+        ("steps:first=2,times=1e308,last=64", "shape steps: times: '1e308' is no number from 0 to 1e+06"),
+        ("ramp:times=1e308", "shape ramp: times: '1e308' is no number from 0 to 1e+06"),
         ("steps:last=20000,add=1", "more than 10000 steps"),
         ("steps:hold=soon", "hold: 'soon' is no number"),
         ("steps:hold=-3", "is no number from 0"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from loadtests.records import EngineFigures, Figures, Interval, Kind, Limits, Measurement, Run, Saturation
-from loadtests.sweep.aggregate import FIGURES, aggregates, saturations, words
+from loadtests.sweep.aggregate import FIGURES, aggregates, limits_in_words, saturations
 from tests.unit.load_sweep_fakes import figures, measurement, plan, point, run_of
 
 LIMITS = Limits(itl_ms=50)
@@ -142,5 +142,8 @@ def test_sides_models_kinds_and_lengths_saturate_each_by_itself_and_arrivals_do_
 
 
 def test_limits_in_words() -> None:
-    assert words(Limits(ttft_ms=300, itl_ms=50, e2e_ms=2500)) == "300 ms TTFT and 50 ms ITL p95 and 2500 ms end-to-end"
-    assert words(Limits()) == ""
+    assert (
+        limits_in_words(Limits(ttft_ms=300, itl_ms=50, e2e_ms=2500))
+        == "300 ms TTFT and 50 ms ITL p95 and 2500 ms end-to-end"
+    )
+    assert limits_in_words(Limits()) == ""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from loadtests.records import Interval, Limits, Measurement, Point, Run
+from loadtests.records import Calibration, Interval, Limits, Measurement, Plan, Point, Run
 from loadtests.sweep.changes import Change, cautions, changes
 from loadtests.sweep.errors import BenchError
-from loadtests.sweep.side_by_side import ratios
+from loadtests.sweep.side_by_side import differences, ratios
 from tests.unit.load_sweep_fakes import MACHINE, figures, measurement, plan, point, run_of
 
 
@@ -48,6 +49,36 @@ def test_ratios_follow_the_plan_and_leave_out_what_has_none() -> None:
     assert [each.ratio for each in found if each.figure == "output_tokens_per_s"] == [Interval(value=0.5)]
     assert "failed_share" not in {each.figure for each in found}
     assert {each.point for each in found} == {point(1), point(2)}
+
+
+def test_differences_are_there_where_the_other_side_has_nothing() -> None:
+    run = run_of([*repeats([2]), *repeats([0], "bare")])
+    found = {each.figure: each.difference for each in differences(run, "corral", "bare")}
+    assert (found["output_tokens_per_s"], found["failed_share"]) == (Interval(value=2), Interval(value=0))
+    assert "output_tokens_per_s" not in {each.figure for each in ratios(run, "corral", "bare")}
+
+
+class Counted(list[Measurement]):
+    """How often somebody went through it."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Measurement]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_the_measurements_of_a_run_are_gone_through_once() -> None:
+    measured = Counted(each for users in range(1, 9) for side in ("corral", "bare") for each in one(users, side))
+    run = Run(run_of(measured).record, measured)
+    measured.times = 0
+    assert ratios(run, "corral", "bare")
+    assert changes(run, run)
+    assert measured.times == 1
+
+
+def one(users: int, side: str) -> list[Measurement]:
+    return repeats([1, 1], side, point(users))
 
 
 def test_a_side_that_was_not_measured_is_named() -> None:
@@ -126,6 +157,53 @@ def test_what_else_differs_is_said() -> None:
         "the plans differ in limits: none before, 9 ms TTFT after",
         "the run after ended early: interrupted",
     ]
+
+
+def configured(of: dict[str, Any], asked: Plan | None = None) -> Run:
+    run = run_of(repeats([1]), asked)
+    return Run(run.record.model_copy(update={"configuration": of}), run.measurements)
+
+
+def model(**engine: object) -> dict[str, Any]:
+    return {"models": {"m": {"source": "pocket:m", "engine": engine}}}
+
+
+def test_configurations_that_differ_are_told_by_the_fields() -> None:
+    before = configured(model(max_num_seqs=64, block_size=16))
+    after = configured(model(max_num_seqs=256, block_size=16, async_scheduling=True))
+    (told,) = cautions(before, after)
+    assert told == ("the configurations differ in models.m.engine.max_num_seqs, models.m.engine.async_scheduling")
+    assert cautions(before, before) == []
+    assert cautions(before, configured({})) == ["the configuration after is not known"]
+
+
+def test_of_many_fields_only_the_first_are_told() -> None:
+    many = {f"field{number}": number for number in range(20)}
+    (told,) = cautions(configured(model(**many)), configured(model(**dict.fromkeys(many, "x"))))
+    assert told.endswith("models.m.engine.field11 and 8 more")
+
+
+def test_what_of_a_plan_changes_its_figures_is_told() -> None:
+    old = plan().model_copy(update={"calibrations": {"m": Calibration(words_per_token=1)}})
+    new = old.model_copy(
+        update={"timeout_s": 9.5, "min_requests": 1, "calibrations": {"m": Calibration(words_per_token=2)}}
+    )
+    assert cautions(run_of(repeats([1]), old), run_of(repeats([1]), new)) == [
+        "the plans differ in min_requests: 8 before, 1 after",
+        "the plans differ in timeout_s: 600 before, 9.5 after",
+        "the plans differ in how words become tokens of m",
+    ]
+
+
+def test_gpus_are_compared_model_by_model() -> None:
+    before = run_of(repeats([1]))
+    sides = [
+        before.record.plan.sides[0].model_copy(update={"gpus": gpus, "gpus_of": {"m": of}})
+        for gpus, of in ((None, 2.0), (None, 4.0))
+    ]
+    same, other = (run_of(repeats([1]), before.record.plan.model_copy(update={"sides": (side,)})) for side in sides)
+    assert cautions(before, same) == []
+    assert cautions(before, other) == ["the endpoints differ in the GPUs of m: 2 before, 4 after"]
 
 
 def test_equal_runs_need_no_caution() -> None:

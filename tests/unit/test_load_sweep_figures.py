@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.records import Driven, EngineFigures, Fault, Limits, Sample, Side
+from loadtests.records import Driven, EngineFigures, Fault, Kind, Limits, Sample, Side
 from loadtests.sweep.figures import figures_of, kept, measurement_of, percentile, rows_of, spread_of
 from tests.unit.load_sweep_fakes import BEGAN, point
 
@@ -144,6 +144,12 @@ def test_rows_are_in_order_and_hide_the_first_token_of_a_failed_request() -> Non
     assert (second.began, second.ttft, second.ended, second.fault) == (1000, None, 9000, "broken_stream")
 
 
+def test_a_row_of_a_late_request_has_its_first_token_where_it_came() -> None:
+    (row,) = rows_of(driven(replace(STREAMED, due_s=-3.0)))
+    assert row.ttft is not None
+    assert row.began + row.ttft == 100
+
+
 def test_what_is_doubtful_is_said() -> None:
     late = replace(STREAMED, due_s=-0.05, output_tokens=30)
     found = measurement_of(
@@ -160,6 +166,28 @@ def test_what_is_doubtful_is_said() -> None:
         "the client itself sent late (95th percentile 48 ms): latencies contain that",
         "first broken_stream: cut off",
     )
+
+
+def per_gpu(side: Side, kind: Kind = Kind.CHAT, model: str = "m") -> float | None:
+    at = point(model=model).model_copy(update={"kind": kind})
+    found = measurement_of(driven(STREAMED, SECOND), side=side, point=at, repeat=0, limits=Limits())
+    return found.figures.output_tokens_per_s_per_gpu
+
+
+def test_each_model_has_its_own_gpus() -> None:
+    side = SIDE.model_copy(update={"gpus": None, "gpus_of": {"small": 1, "large": 4, "on-cpu": 0}})
+    assert [per_gpu(side, model=each) for each in ("small", "large", "on-cpu", "other")] == [2.5, 0.625, None, None]
+    assert per_gpu(SIDE, model="any") == 1.25
+
+
+@pytest.mark.parametrize("kind", [Kind.TRIBUNAL, Kind.RAG])
+def test_what_several_models_answer_has_no_figure_per_gpu(kind: Kind) -> None:
+    assert per_gpu(SIDE, kind) is None
+
+
+def test_a_side_that_was_written_down_before_models_had_gpus_is_read() -> None:
+    old = Side.model_validate_json('{"name": "corral", "url": "http://corral.example", "gpus": 2.0, "server": ""}')
+    assert old == SIDE
 
 
 def test_a_clean_measurement_has_no_notices() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.records import Interval
-from loadtests.sweep.intervals import change_of, difference_of, interval_of, ratio_of, student
+from loadtests.sweep.intervals import change_of, difference_of, interval_of, paired_difference_of, ratio_of, student
 
 
 def parts(found: Interval | None) -> tuple[float, float, float, int]:
@@ -62,6 +62,17 @@ def test_a_pair_without_a_ratio_is_left_out() -> None:
     assert ratio_of([3, None, 5, 6], [1, 1, None, 0]) == Interval(value=3)
     assert ratio_of([0, 0], [0, 0]) is None
     assert ratio_of([0, 0], [1, 2]) == Interval(value=0, low=0, high=0, repeats=2)
+
+
+def test_a_paired_difference_is_the_median_of_the_pairs_and_may_go_below_zero() -> None:
+    margin = 4.303 / 3**0.5
+    assert parts(paired_difference_of([12, 23, 34], [10, 20, 30])) == pytest.approx((3, 3 - margin, 3 + margin, 3))
+    wide = paired_difference_of([1, 2, 10], [1, 1, 1])
+    assert wide.value == 1
+    assert wide.low is not None
+    assert wide.low < 0
+    assert paired_difference_of([0] * 6, [0, 1, 2, 3, 4, 5]) == Interval(value=-2.5, low=-5, high=0, repeats=6)
+    assert paired_difference_of([2], [0]) == Interval(value=2)
 
 
 @settings(deadline=None)

@@ -33,7 +33,7 @@ def test_the_default_is_one_to_256_users() -> None:
 
 
 def test_loads_rise_within_a_series_and_nothing_is_there_twice() -> None:
-    points = points_of(["b", "a", "b"], (4, 1, 4), (2.0, 0.5), ((8, 8), (64, 8)), (Kind.CHAT, Kind.BULK))
+    points = points_of(["b", "a", "b"], (4, 1, 4), (2.0, 0.5), ((8, 8), (64, 8)), (Kind.CHAT, Kind.SINGLE))
     assert len(points) == len(set(points)) == 2 * 2 * 2 * 4
     assert points[0].model == "b"
     series: dict[str, list[float]] = {}
@@ -108,6 +108,13 @@ def test_points_of_nothing_are_refused() -> None:
         points_of(["m"], lengths=((0, 4),))
     with pytest.raises(PlanError, match="concurrency: -1 is not"):
         points_of(["m"], (-1,))
+    with pytest.raises(PlanError, match="rate: bulk calls have none, they are sent by users: give a concurrency"):
+        points_of(["m"], (1,), (0.5,), kinds=(Kind.CHAT, Kind.BULK))
+    assert len(points_of(["m"], (1,), kinds=(Kind.CHAT, Kind.BULK))) == 2
+
+
+def test_lengths_of_a_file_are_not_told_as_numbers() -> None:
+    assert series_of(Point(model="m", concurrency=1, own_lengths=True)) == "m, chat, lengths of the file, users"
 
 
 def with_models(*models: str) -> Plan:
@@ -128,12 +135,16 @@ def test_a_tribunals_name_is_not_looked_for_among_the_models() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (plan(point(), point()), "points: 'm, chat, 1 user, 8:10' is there 2 times"),
+        (plan(point(), point()), "points: 'm, chat, 1 user, 8:10 tokens' is there 2 times"),
         (plan(sides=("a", "a")), "sides: 'a' is there 2 times"),
         (plan(sides=()), "sides: an endpoint is needed"),
         (plan().model_copy(update={"points": ()}), "points: there is nothing to measure"),
         (plan(Point(model="m")), "points: m needs a concurrency or a rate, and not both"),
         (plan(Point(model="m", concurrency=1, rate=1)), "points: m needs a concurrency or a rate, and not both"),
+        (
+            plan(Point(model="m", rate=1, kind=Kind.BULK)),
+            "rate: bulk calls have none, they are sent by users: give a concurrency, or leave bulk out",
+        ),
         (plan(limits=Limits(itl_ms=-5)), "limits.itl_ms: -5 is not a number above 0"),
         (with_models("n", "o"), "models: 'corral' has no 'm'; it has n, o"),
     ],

@@ -6,11 +6,12 @@ import asyncio
 import json
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from loadtests.records import Driven, Limits, Measurement, Plan, Point, Run, Side
+from loadtests.records import Driven, Fault, Limits, Measurement, Plan, Point, Run, Sample, Side
 from loadtests.sweep.aggregate import aggregates, saturations
 from loadtests.sweep.errors import BenchError, PlanError
 from loadtests.sweep.folder import HEAD, LINES, RunFolder, read_run
@@ -178,11 +179,13 @@ async def test_a_dead_endpoint_is_asked_again_and_ends_the_run_with_what_there_i
     queue = Queue(dead={"corral"}, dies_at=4)
     run = await bench(plan(point(1), point(2), point(4), repeats=2), queue)
     assert len(run.measurements) == 4
-    assert queue.calls[4:] == [("corral", 4, 0)] * 2
+    # as one user, and with prompts of no other repeat
+    assert queue.calls[4:] == [("corral", 4, 0), ("corral", 1, 2)]
     assert bench.slept == [ASK_AGAIN_S]
     assert run.record.ended_because == (
-        "'corral' at http://corral.example does not answer: all 4 requests of m, chat, 8:10 tokens, users, 4 users "
-        "failed by connection, twice (refused)"
+        "'corral' at http://corral.example does not answer: all 4 requests failed (4 connection) at 4 users (m, chat, "
+        "8:10 tokens, users), and so did one 5 s later (refused); that measurement is not kept, and is made when the "
+        "run goes on"
     )
     assert bench.board.told[-2:] == [run.record.ended_because, f"end, {run.record.ended_because}"]
     assert read_run(bench.folder) == run
@@ -204,7 +207,71 @@ async def test_an_endpoint_that_is_back_is_measured_and_that_is_said(bench: Benc
     run = await bench(plan(point(2), repeats=2), Queue(refuses={("corral", 2, 1)}))
     assert bench.slept == [ASK_AGAIN_S]
     assert [each.figures.failed for each in run.measurements] == [0, 0]
-    assert run.measurements[1].notices == ("all 2 requests failed by connection; these are from 5 s later",)
+    assert run.measurements[1].notices == ("before, all 2 requests failed (2 connection); these are from 5 s later",)
+
+
+async def test_an_endpoint_that_only_times_out_under_load_is_not_called_dead(bench: Bench) -> None:
+    class Slow(Queue):
+        """Whole answers, each of which takes too long where many ask."""
+
+        async def __call__(
+            self, point: Point, plan: Plan, side: Side, repeat: int, *, key: str | None = None
+        ) -> Driven:
+            driven = await super().__call__(point, plan, side, repeat, key=key)
+            if (point.concurrency or 0) < 2:
+                return driven
+            return replace(driven, samples=(Sample(0, 0, 9, fault=Fault.TIMEOUT),) * 4)
+
+    queue = Slow()
+    run = await bench(plan(point(1), point(2), point(4), repeats=1), queue)
+    assert loads(run) == [1, 2]
+    assert run.record.ended_because == ""
+    assert run.measurements[1].figures.faults == {"timeout": 4}
+    assert queue.calls == [("corral", 1, 0), ("corral", 2, 0), ("corral", 1, 1), ("corral", 2, 0), ("corral", 1, 1)]
+
+
+async def test_a_silent_endpoint_is_dead_too(bench: Bench) -> None:
+    asked: list[tuple[int | None, int, int]] = []
+
+    async def silent(point: Point, plan: Plan, side: Side, repeat: int, *, key: str | None = None) -> Driven:
+        asked.append((point.concurrency, plan.warmup_requests, plan.min_requests))
+        return Driven((Sample(0, 0, 9, fault=Fault.TIMEOUT, detail="cut off"),) * 4, 9.0, "")
+
+    run = await run_plan(plan(point(4)), bench.folder, drive=silent, board=Recorder(), sleep=bench.sleep)
+    assert asked == [(4, 2, 8), (1, 0, 1)]
+    assert run.measurements == ()
+    assert "all 4 requests failed (4 timeout) at 4 users" in run.record.ended_because
+
+
+@pytest.mark.parametrize(("alive_again", "measured"), [(False, 1), (True, 3)])
+async def test_an_endpoint_that_dies_in_a_measurement_is_asked_again(
+    bench: Bench, alive_again: bool, measured: int
+) -> None:
+    class Dying(Queue):
+        """Half of its second measurement is answered."""
+
+        async def __call__(
+            self, point: Point, plan: Plan, side: Side, repeat: int, *, key: str | None = None
+        ) -> Driven:
+            if len(self.calls) > 1 and not alive_again:
+                self.dead, self.dies_at = {"corral"}, 0
+            driven = await super().__call__(point, plan, side, repeat, key=key)
+            if len(self.calls) != 2:
+                return driven
+            gone = Sample(driven.seconds, driven.seconds, driven.seconds + 1, fault=Fault.CONNECTION, detail="refused")
+            return replace(driven, samples=(*driven.samples[:4], *[gone] * 4))
+
+    asked = plan(point(1), repeats=3)
+    run = await bench(asked, Dying())
+    assert [each.repeat for each in run.measurements] == list(range(measured))
+    assert bench.slept == [ASK_AGAIN_S]
+    if alive_again:
+        assert run.measurements[1].figures.failed == 4
+        assert run.record.ended_because == ""
+        return
+    assert "does not answer: 4 of 8 requests failed (4 connection) at 1 user" in run.record.ended_because
+    resumed = await bench(asked, Queue(), resume=True)
+    assert [(each.repeat, each.figures.failed) for each in resumed.measurements] == [(0, 0), (1, 0), (2, 0)]
 
 
 async def test_the_death_of_one_side_ends_the_pair(bench: Bench) -> None:
@@ -268,7 +335,7 @@ async def test_a_folder_that_is_measured_into_is_refused(bench: Bench) -> None:
 
 
 async def test_a_plan_that_cannot_be_measured_makes_no_folder(bench: Bench) -> None:
-    with pytest.raises(PlanError, match="points: 'm, chat, 1 user, 8:10' is there 2 times"):
+    with pytest.raises(PlanError, match="points: 'm, chat, 1 user, 8:10 tokens' is there 2 times"):
         await bench(plan(point(), point()), Queue())
     assert not bench.folder.exists()
 
