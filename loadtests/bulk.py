@@ -30,6 +30,12 @@ from loadtests.sweep.intervals import ratio_of
 PARTITIONS = ("alder", "birch", "cedar", "fir", "maple", "oak", "willow")
 AIM_THROUGHPUT, AIM_TTFT = 0.95, 2.0
 TEXT = re.compile(rb'"delta":\{"content":"(?!")')
+LONG_TOKENS = 500
+LONG = {
+    "type": "json_schema",
+    "json_schema": {"name": "long", "schema": {"type": "array", "items": {"type": "integer"}, "minItems": LONG_TOKENS}},
+}
+"""Has the pocket models write to the last token."""
 BETWEEN_S = 0.1
 """Between two questions of the person."""
 
@@ -62,11 +68,11 @@ def _prompt(draw: random.Random) -> str:
     return f"Passage: {' '.join(facts)}\n\nQuestion: How long may a job run on {asked}?"
 
 
-def bulk(address: str, model: str, asked: list[str], max_tokens: int) -> Round:
-    """All prompts in one call. Raises RuntimeError if an item failed."""
+def bulk(address: str, model: str, asked: list[str], max_tokens: int, **more: Any) -> Round:
+    """All prompts in one call, with further fields of each item. Raises RuntimeError if an item failed."""
     call = {
         "model": model,
-        "defaults": {"max_tokens": max_tokens, "temperature": 0},
+        "defaults": {"max_tokens": max_tokens, "temperature": 0, **more},
         "items": [{"prompt": prompt} for prompt in asked],
     }
     began = time.perf_counter()
@@ -160,6 +166,20 @@ def beside_bulk(address: str, given: argparse.Namespace) -> list[float]:
     return found
 
 
+def met_full(address: str, given: argparse.Namespace) -> list[float]:
+    """First tokens, ms, of one who comes while long answers hold every sequence of the engine, once each time."""
+    found = []
+    for number in range(given.meetings):
+        with ThreadPoolExecutor(1) as pool:
+            asked = prompts(given.long_items, given.seed + 200 + number)
+            load = pool.submit(bulk, address, given.model, asked, LONG_TOKENS, response_format=LONG)
+            time.sleep(2.5)
+            found += person(address, given.model, 1, given.seed + 300 + number)
+            load.result()
+        time.sleep(2.5)  # a replica expects the next question for two seconds
+    return found
+
+
 def told(name: str, figures: list[float]) -> float:
     """Print the spread; returns its 95th percentile."""
     p50, p95 = percentile(figures, 50), percentile(figures, 95)
@@ -192,6 +212,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=60, help="of the person, on an idle service")
+    parser.add_argument("--long-items", type=int, default=128, help="that fill the engine, for one who comes then")
+    parser.add_argument("--meetings", type=int, default=5, help="how often somebody comes then")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -204,6 +226,7 @@ def main() -> int:
             ratio = throughput(address, alone, given)
         idle = told("idle service", person(address, given.model, given.questions, given.seed))
         busy = told("beside bulk", beside_bulk(address, given))
+        told("an engine full of long answers", met_full(address, given))
     print(f"bulk of {given.prompts}: {ratio.value:.2f} of vLLM's offline throughput ({ratio.low} to {ratio.high})")
     print(f"first token p95 beside bulk: {busy / idle:.2f} times its idle value")
     return 0 if ratio.value >= AIM_THROUGHPUT and busy <= AIM_TTFT * idle else 1

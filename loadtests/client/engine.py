@@ -173,7 +173,7 @@ class EngineWatch:
         return []
 
     async def _go_on(self) -> None:
-        await asyncio.sleep(self.every_s)
+        await asyncio.sleep(self.every_s / 5)  # or a short measurement has none
         while True:
             if (read := await self._read()) is not None:
                 self._during.append(read)

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from loadtests.client.engine import UNREAD
 from loadtests.servers import bare_server, engine_plan, plain_openai_app
 from tests.serve.service import CORRAL, ROOT, RunningService
 from tests.waiting import PATIENCE_S, until
@@ -46,9 +47,9 @@ def test_a_sweep_with_what_the_engine_says(service: RunningService, tmp_path: Pa
     first = measured[0]
     assert first["figures"]["engine"]["generation_tokens"] == 16 * 16
     running = [each["figures"]["engine"]["running_max"] for each in measured]
-    assert None not in running
-    assert 1 <= max(running) <= 4
-    assert first["notices"] == []
+    assert 1 <= max(found for found in running if found is not None) <= 4
+    for each, found in zip(measured, running, strict=True):  # a measurement that is over at once may have no reading
+        assert [notice.startswith(UNREAD) for notice in each["notices"]] == ([True] if found is None else [])
 
 
 def test_every_kind_of_asking(service: RunningService, tmp_path: Path) -> None:
