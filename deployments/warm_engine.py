@@ -60,7 +60,7 @@ def is_running() -> bool:
 def _lock() -> Iterator[Path]:
     """The path of the server's files, without their endings, held against other processes."""
     place = _folder() / _key()
-    with open(place.with_suffix(".lock"), "w") as lock:
+    with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield place
 
@@ -100,19 +100,27 @@ def _start(place: Path) -> None:
     address, fifo = place.with_suffix(".sock"), place.with_suffix(".fifo")
     for left in (address, fifo):
         left.unlink(missing_ok=True)
-    os.mkfifo(fifo, 0o600)
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
         listener.listen(64)
-        joined = _join(place)
-        assert joined
-        data = spawn.get_preparation_data("ignore")
-        given = {name: data[name] for name in ("main_path", "sys_path") if name in data}
-        code = f"from multiprocessing.forkserver import main; main({listener.fileno()}, {reader}, {PRELOAD!r}, **{given!r})"
-        command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
-        SERVER._forkserver_pid = util.spawnv_passfds(command[0], command, [listener.fileno(), reader])
-    os.close(reader)
+        os.mkfifo(fifo, 0o600)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _join(place)
+            SERVER._forkserver_pid = _spawn(listener.fileno(), reader)
+        finally:
+            os.close(reader)
+
+
+def _spawn(listener: int, reader: int) -> int:
+    """Python's fork server in a process of its own; returns its id."""
+    data = spawn.get_preparation_data("ignore")
+    given = {name: data[name] for name in ("main_path", "sys_path") if name in data}
+    call = f"main({listener}, {reader}, {PRELOAD!r}, **{given!r})"
+    command = [spawn.get_executable(), *util._args_from_interpreter_flags()]  # type: ignore[attr-defined]
+    command += ["-c", f"from multiprocessing.forkserver import main; {call}"]
+    pid: int = util.spawnv_passfds(command[0], command, [listener, reader])  # type: ignore[attr-defined]
+    return pid
 
 
 class WarmProcess(ForkServerProcess):
