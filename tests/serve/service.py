@@ -68,14 +68,10 @@ class RunningService:
         return family(self.state.pid)
 
     def engine_processes(self, model: str) -> list[psutil.Process]:
-        """EngineCore below the replica of `model`."""
-        return [
-            engine
-            for process in self.processes()
-            if title(process).startswith(f"ray::ServeReplica:model-{model}:")
-            for engine in process.children(recursive=True)
-            if "EngineCore" in title(engine)
-        ]
+        """EngineCore of each replica of `model`: it writes to the replica's output, whoever's child it is."""
+        there = self.processes()
+        outputs = {output(each) for each in there if title(each).startswith(f"ray::ServeReplica:model-{model}:")}
+        return [each for each in there if "EngineCore" in title(each) and output(each) in outputs]
 
 
 def service_environment(state_dir: Path, name: str) -> dict[str, str]:
@@ -91,6 +87,14 @@ def run_corral(
         [str(CORRAL), *arguments], env=dict(environment), cwd=ROOT, input=text, capture_output=True, text=True,
         timeout=timeout_s, check=False,
     )  # fmt: skip
+
+
+def output(process: psutil.Process) -> str:
+    """The file that is its standard output; its own id if it has just ended."""
+    try:
+        return str(Path(f"/proc/{process.pid}/fd/1").readlink())
+    except OSError:
+        return str(process.pid)
 
 
 def family(pid: int) -> list[psutil.Process]:
