@@ -35,7 +35,7 @@ READ_AT_IMPORT = ("OMP_", "KMP_", "GOMP_", "MKL_", "LD_", "MALLOC_", "TORCH", "P
 """Begins of the variables that libraries may read once; the others an engine gets from its replica."""
 PR_SET_PDEATHSIG = 1
 F_SETSIG = 10
-SERVER: Any = forkserver._forkserver  # type: ignore[attr-defined]
+SERVER: Any = forkserver._forkserver
 
 
 def warm() -> None:
@@ -119,7 +119,7 @@ def _spawn(listener: int, reader: int) -> int:
     call = f"main({listener}, {reader}, {PRELOAD!r}, **{given!r})"
     command = [spawn.get_executable(), *util._args_from_interpreter_flags()]  # type: ignore[attr-defined]
     command += ["-c", f"from multiprocessing.forkserver import main; {call}"]
-    pid: int = util.spawnv_passfds(command[0], command, [listener, reader])  # type: ignore[attr-defined]
+    pid: int = util.spawnv_passfds(command[0], command, [listener, reader])
     return pid
 
 
