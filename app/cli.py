@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 wrong profile, 4 no such service, 5 the service did not
 start, 6 the request was refused, 7 the service or the model does not answer, 8 SLURM refused, 9 SLURM is not there or
 does not answer, 10 weights could not be fetched, 11 some files could not be ingested, 12 a collection is at
-fault, 130 interrupted.
+fault, 13 the keys' file is at fault, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from app.access.cli import keys
+from app.access.keys import KeysError
+from app.access.usage import usage
 from app.bench.cli import bench_commands
 from app.capacity.cli import plan
 from app.evaluation.cli import eval_commands
@@ -39,6 +42,7 @@ app.add_typer(slurm, name="slurm")
 app.add_typer(eval_commands, name="eval")
 app.add_typer(bench_commands, name="bench")
 app.add_typer(collections, name="collections")
+app.add_typer(keys, name="keys")
 
 Port = Annotated[int | None, typer.Option("--port", help="Port of the address; overrides the profile.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1)]
@@ -193,6 +197,7 @@ def chat(
 app.command()(tribunal)
 app.command()(ingest)
 app.command()(ask)
+app.command()(usage)
 
 
 @app.command()
@@ -235,7 +240,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     codes: dict[type[Exception], int] = {
         SettingsError: 3, PlanError: 3, NotRunningError: 4, LaunchError: 5, RefusedError: 6, UnreachableError: 7,
         Refused: 8, NoSuchJob: 8, SlurmMissing: 9, Unavailable: 9, Unsure: 9, StagingError: 10,
-        RagError: 12,
+        RagError: 12, KeysError: 13,
     }  # fmt: skip
     try:
         code = command()

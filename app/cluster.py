@@ -12,16 +12,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.edge import haproxy_binary
 from app.ports import NODE_BLOCKS, PortBlock, free_ports, free_range
+from app.serve_proxy import VARIABLE as PROXY_VARIABLE
+from app.serve_proxy import write_wrapper
 from deployments.progress import DIRECTORY_VARIABLE
+from deployments.secret import KEEPER_VARIABLE, MIDDLEWARES
+from deployments.secret import VARIABLE as ASKS_FOR_SECRET
 
 LOOPBACK = "127.0.0.1"
 REPLICA_PORTS = 400
 NAMED_PORTS = (
     "gcs", "client", "agent", "dashboard", "serve", "fallback", "haproxy_stats", "haproxy_metrics",
-    "node_manager", "object_manager", "runtime_env_agent", "agent_grpc", "metrics_export", "edge",
+    "node_manager", "object_manager", "runtime_env_agent", "agent_grpc", "metrics_export", "edge", "keeper",
 )  # fmt: skip
 START_TIMEOUT_S = 180
+NO_PORT = "65536"
+OTHERS = ("RAY_AUTH_TOKEN", "RAY_REDIS_ADDRESS", "RAY_REDIS_PASSWORD")
+"""Variables of another Ray, which would count before ours."""
 
 
 class ClusterError(Exception):
@@ -47,13 +55,14 @@ class Ports:
     agent_grpc: int = 0
     metrics_export: int = 0
     edge: int = 0
+    keeper: int = 0
     workers: range = range(0)
 
     @classmethod
     def choose(cls) -> Ports:
-        gcs, client, agent, dashboard, serve, fallback, stats, metrics = free_ports(8)
+        gcs, client, agent, dashboard, serve, fallback, stats, metrics, keeper = free_ports(9)
         replicas = free_range(REPLICA_PORTS)
-        return cls(gcs, client, agent, dashboard, serve, fallback, stats, metrics, replicas)
+        return cls(gcs, client, agent, dashboard, serve, fallback, stats, metrics, replicas, keeper=keeper)
 
     @classmethod
     def of_block(cls, block: PortBlock, replicas: int) -> Ports:
@@ -107,6 +116,12 @@ class Cluster:
         return f"{LOOPBACK}:{self.ports.serve}"
 
     @property
+    def keeper_url(self) -> str:
+        """Where the head's processes tell of usage; those of other nodes learn it with their application."""
+        host = f"[{self.place.address}]" if ":" in self.place.address else self.place.address
+        return f"http://{host}:{self.ports.keeper}"
+
+    @property
     def token(self) -> Path:
         return self.place.token or self.run_dir / "token"
 
@@ -124,6 +139,9 @@ class Cluster:
         """Make the folders (0700) and, on the head, the token (0600)."""
         for name in ("ray", "logs", "serve", "progress", "edge", "tmp"):
             (self.run_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Ray opens what lies in its folder to everybody; this one keeps them out.
+        self.run_dir.chmod(0o700)
+        write_wrapper(self.run_dir / "serve", haproxy_binary())
         if self.place.gcs is None:
             self.token.touch(mode=0o600)
             self.token.write_text(secrets.token_hex(32))
@@ -135,7 +153,13 @@ class Cluster:
             "RAY_ADDRESS": self.ray_address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
+            ASKS_FOR_SECRET: "1",
+            KEEPER_VARIABLE: self.keeper_url,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Three ports with metrics that nobody here reads; the last two know no other way to be closed.
+            "RAY_enable_metrics_collection": "0",
+            "AUTOSCALER_METRIC_PORT": NO_PORT,
+            "DASHBOARD_METRIC_PORT": NO_PORT,
             # Ray runs its workers at nice 15; an engine is no background work.
             "RAY_worker_niceness": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -147,6 +171,8 @@ class Cluster:
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
+            PROXY_VARIABLE: str(serve / "haproxy"),
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports.haproxy_metrics),
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.
@@ -173,7 +199,8 @@ class Cluster:
             "TMPDIR": str(self.run_dir / "tmp"),
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, "PATH": path, **chosen, **self.extra}
+        inherited = {name: value for name, value in os.environ.items() if name not in OTHERS}
+        return {**inherited, "PATH": path, **chosen, **self.extra}
 
     def _environment_among_nodes(self) -> dict[str, str]:
         if self.place.address == LOOPBACK:

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from app.edge_admin import AdminSocket, EdgeError
 from app.edge_config import (
-    REFUSE_LUA,
     Address,
+    EdgeKey,
     EdgeMode,
     EdgeSpec,
     EdgeState,
@@ -35,11 +35,13 @@ from app.edge_config import (
     placed,
     render,
     render_flags,
+    render_keys,
     render_map,
 )
 
-__all__ = ["Edge", "EdgeError", "EdgeMode", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
+__all__ = ["Edge", "EdgeError", "EdgeKey", "EdgeMode", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
 
+LUA = Path(__file__).with_name("edge.lua")
 START_S = 10.0
 POLL_S = 0.02
 LOG_BYTES = 64 << 20
@@ -149,6 +151,16 @@ class Edge:
                 await self._admin.mode(mode, successor)
             self._state = replace(self._state, mode=mode, successor=successor)
 
+    async def set_keys(self, keys: Sequence[EdgeKey]) -> None:
+        """Take these keys from now on and no other; requests under way go on."""
+        entries = dict(key.entry for key in keys)
+        async with self._lock:
+            if entries == self._state.keys:
+                return
+            if self.pid:
+                await self._admin.keys(self._state.keys, entries)
+            self._state = replace(self._state, keys=entries)
+
     async def requests(self) -> int:
         """How many requests are under way, those that wait included.
 
@@ -196,8 +208,9 @@ class Edge:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         _write_private(folder / "haproxy.cfg", render(spec, state))
-        _write_private(folder / "refuse.lua", REFUSE_LUA)
+        _write_private(folder / "edge.lua", LUA.read_text())
         _write_private(folder / "models.map", render_map(spec, state))
+        _write_private(folder / "keys.map", render_keys(state))
         _write_private(folder / "flags.map", render_flags(state))
         binary = self._binary or haproxy_binary()
         await _check(binary, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,6 +45,16 @@ class AdminSocket:
         if address is not None:
             await self._point(slot, address)
             await self._silent(f"set server {slot} state ready")
+
+    async def keys(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+        """Make the map of keys, which holds `old`, hold `new`."""
+        for key in old.keys() - new.keys():
+            await self._silent(f"del map keys.map {key}")
+        for key in new.keys() - old.keys():
+            await self._silent(f"add map keys.map {key} {new[key]}")
+        for key in new.keys() & old.keys():
+            if new[key] != old[key]:
+                await self._silent(f"set map keys.map {key} {new[key]}")
 
     async def mode(self, mode: EdgeMode, successor: Address | None) -> None:
         """Treat new requests so; what was there before stays if the successor is refused."""

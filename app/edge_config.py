@@ -20,21 +20,10 @@ MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 HOST = re.compile(r"[A-Za-z0-9.*:_-]*")
 ADDRESS = re.compile(r"[A-Za-z0-9._:-]+:[0-9]{1,5}")
 URL_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+KEY_ID = re.compile(r"[a-z0-9]{1,32}")
+HEX = re.compile(r"[0-9a-f]+")
 UNUSED = "127.0.0.1:9"
 """Where a free slot points to; it is in maintenance, so nothing ever connects there."""
-
-REFUSE_LUA = """\
-core.register_service("refuse", "http", function(applet)
-    repeat local piece = applet:receive(65536) until not piece or #piece == 0
-    local body = applet:get_var("txn.refusal")
-    applet:set_status(applet:get_var("txn.status"))
-    applet:add_header("content-type", "application/json")
-    applet:add_header("content-length", tostring(#body))
-    applet:start_response()
-    applet:send(body)
-end)
-"""
-"""Reads a body to its end, keeping nothing, and then answers txn.status and txn.refusal."""
 
 Address = tuple[str, int]
 
@@ -54,6 +43,35 @@ class ModelLimits:
     def __post_init__(self) -> None:
         if self.queue is not None and self.in_flight is None:
             raise ValueError("a queue forms only where in_flight is bounded: set in_flight as well")
+
+
+@dataclass(frozen=True)
+class EdgeKey:
+    """What the edge knows of an API key: enough to tell whether it was given, and how many requests it may have open.
+
+    digest: SHA-256 of the salt's text and the key's, lower-case hex. concurrent, group_concurrent: 0 for no bound.
+    group: the key's own id where it has none. old: the key before a rotation, which is taken beside the new one.
+    """
+
+    id: str
+    salt: str
+    digest: str
+    concurrent: int = 0
+    group: str = ""
+    group_concurrent: int = 0
+    old: bool = False
+
+    def __post_init__(self) -> None:
+        _match(KEY_ID, self.id, "a key's id")
+        _match(HEX, self.salt, "a salt")
+        _match(HEX, self.digest, "a digest")
+        _match(MODEL_ID, self.group or self.id, "a group")
+
+    @property
+    def entry(self) -> tuple[str, str]:
+        """Key and value of HAProxy's map; its converter writes hex in capitals."""
+        limits = f"{self.concurrent}:{self.group or self.id}:{self.group_concurrent}"
+        return f"{self.id}{'.old' * self.old}", f"{self.salt}:{self.digest.upper()}:{limits}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,12 @@ class EdgeSpec:
     )  # fmt: skip
     """Paths under /v1 that are never a model's, whatever their body says."""
     tls_cert: Path | None = None
+    secret: str | None = None
+    """Sent to the gateway and the replicas, which let in nobody else."""
+    keeper: bool = False
+    """The keeper listens in `workdir`: it is told of the end of each request, and answers /v1/usage."""
+    admission: bool = False
+    """Keys are asked for, and the keeper is asked about each request."""
     fresh_connections: bool = False
     """Replicas are on other nodes, which can die: no request goes over a connection that was used before."""
 
@@ -98,6 +122,10 @@ class EdgeSpec:
         _match(ADDRESS, self.serve_address, "serve_address")
         for path in (*self.gateway_paths, *((self.health_path,) if self.health_path else ())):
             _match(URL_PATH, path, "a path")
+        if self.admission and not self.keeper:
+            raise ValueError("only a keeper can admit requests: set keeper as well")
+        if self.secret:
+            _match(HEX, self.secret, "secret")
         if self.tls_cert and not re.fullmatch(r"[^\"\\$\n]+", str(self.tls_cert)):
             raise ValueError(f'tls_cert must not contain " \\ $ or a line break: {str(self.tls_cert)!r}')
 
@@ -130,6 +158,8 @@ class EdgeState:
     slots: Mapping[str, tuple[Address | None, ...]] = field(default_factory=dict)
     mode: EdgeMode = EdgeMode.OPEN
     successor: Address | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Entries of EdgeKeys."""
 
     def kept_for(self, spec: EdgeSpec) -> EdgeState:
         """The part of this state that `spec` still has a place for."""
@@ -165,6 +195,11 @@ def render_map(spec: EdgeSpec, state: EdgeState | None = None) -> str:
     """The map of served id to base id, one line each, of those that are routed."""
     unrouted = state.unrouted if state else frozenset()
     return "".join(f"{served} {base}\n" for served, base in spec.models if served not in unrouted)
+
+
+def render_keys(state: EdgeState | None = None) -> str:
+    """The map of the keys that are taken."""
+    return "".join(f"{key} {value}\n" for key, value in (state.keys if state else {}).items())
 
 
 def render_flags(state: EdgeState | None = None) -> str:

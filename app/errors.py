@@ -1,6 +1,7 @@
 """The one table: what went wrong -> HTTP status and OpenAI's error body.
 
 ServingError                deployments/errors.py: what can go wrong behind any door
+ +- NotFromEdge           asked at a port that is the service's own
  +- HttpError             what only an HTTP request can get wrong
      +- NoSuchPath          404, also for a response id that no model knows
      +- BodyTooSlow         the body did not arrive in time
@@ -21,6 +22,7 @@ from deployments.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineFailed,
+    Forbidden,
     NotReady,
     Overloaded,
     ServingError,
@@ -29,6 +31,7 @@ from deployments.errors import (
     UnknownRun,
     WrongContentType,
 )
+from deployments.secret import NOT_FROM_EDGE
 from rag.errors import (
     BadFilter,
     BadName,
@@ -47,6 +50,13 @@ from rag.errors import (
     UnknownSession,
     UnsupportedDocument,
 )
+
+
+class NotFromEdge(ServingError):
+    reason = "not_from_edge"
+
+    def __init__(self) -> None:
+        super().__init__(NOT_FROM_EDGE)
 
 
 class HttpError(ServingError):
@@ -70,6 +80,8 @@ INVALID, LIMITED, SERVER = "invalid_request_error", "rate_limit_error", "server_
 Known = ServingError | RagError
 TABLE: Mapping[type[Known], tuple[int, str]] = {
     BadRequest: (400, INVALID),
+    NotFromEdge: (401, INVALID),
+    Forbidden: (403, INVALID),
     UnknownModel: (404, INVALID),
     UnknownRun: (404, INVALID),
     NoSuchPath: (404, INVALID),
@@ -153,7 +165,8 @@ def _param(error: Known) -> str | None:
         return "collection"
     if isinstance(error, UnknownSession):
         return "session"
-    return error.param if isinstance(error, BadRequest | NotReady | HttpError | BadName | BadFilter) else None
+    named = BadRequest | Forbidden | NotReady | HttpError | BadName | BadFilter
+    return error.param if isinstance(error, named) else None
 
 
 def _headers(error: Known) -> dict[str, str]:

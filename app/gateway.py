@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 from fastapi import APIRouter
 
+from app.access.guards import GuardedRetrieval, GuardedTribunals
+from app.access.items import ItemQuota, KeeperItemQuota, NoItemQuota
 from app.metrics import merge_engine_metrics
 from app.middleware import CancelledOnce
 from app.relay import Upstream
@@ -22,6 +25,7 @@ from deployments.config import ModelSpec
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
 from deployments.retrieval.client import RetrievalClient
+from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.serve_state import read_nodes, read_status, replica_addresses
 from deployments.tribunal.client import TribunalClient
 
@@ -40,7 +44,7 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Any:
         services = build_services(self._settings, self._serve, self._failures)
-        app = create_app(services, [internal_router()])
+        app = create_app(services, [internal_router()], Door(own_secret()))
         app.add_middleware(CancelledOnce)
         return app
 
@@ -72,12 +76,19 @@ def build_services(settings: Settings, serve: tuple[str, int], failures: Mapping
         herd=herd,
         upstream=Upstream(_http(serve), ReplicaUrls(serve, specs, replica_addresses)),
         limits=_limits(settings),
-        tribunals=TribunalClient(settings.tribunals, TRIBUNAL),
-        retrieval=RetrievalClient(RETRIEVAL),
+        tribunals=GuardedTribunals(TribunalClient(settings.tribunals, TRIBUNAL)),
+        retrieval=GuardedRetrieval(RetrievalClient(RETRIEVAL)),
         embedder=embedder_id(settings),
         incoming=incoming_folder(settings.rag),
+        item_quota=_item_quota(),
         metrics_sources=_engine_metrics(specs, clients, herd),
     )
+
+
+def _item_quota() -> ItemQuota:
+    """The keeper's, in a service with an edge."""
+    secret, url = own_secret(), os.environ.get(KEEPER_VARIABLE)
+    return KeeperItemQuota(url, secret) if secret and url else NoItemQuota()
 
 
 def _http(serve: tuple[str, int]) -> httpx.AsyncClient:

@@ -16,10 +16,12 @@ from pathlib import Path
 import httpx
 import psutil
 
+from app.access.place import keys_required, own_key_file
 from app.ports import taken
 from app.settings import Settings
 from app.state import ServiceState, read_state, remove_state, write_state
 from deployments.progress import DIRECTORY_VARIABLE
+from deployments.secret import secret_headers
 from deployments.status import ModelState, ModelStatus
 
 POLL_S = 0.25
@@ -89,8 +91,14 @@ def _planned(settings: Settings, name: str, profile: str, run_dir: Path, pid: in
         created=psutil.Process(pid).create_time(),
         profile=profile,
         run_dir=str(run_dir),
-        address=f"http://{settings.edge.host}:{settings.edge.port}",
+        address=address_of(settings),
+        key_file=str(own_key_file(settings)) if keys_required(settings, settings.edge.host) else "",
     )
+
+
+def address_of(settings: Settings) -> str:
+    """The address of a service on this host."""
+    return f"{'https' if settings.access.tls else 'http'}://{settings.edge.host}:{settings.edge.port}"
 
 
 def follow(name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[Progress]:
@@ -129,7 +137,8 @@ def models(state: ServiceState) -> dict[str, ModelStatus]:
     if not state.serve_address or state.phase not in ("serving", "deploying"):
         return {}
     try:
-        answer = httpx.get(f"http://{state.serve_address}/ready", timeout=5, trust_env=False).json()
+        headers = secret_headers(state.token_path)
+        answer = httpx.get(f"http://{state.serve_address}/ready", headers=headers, timeout=5, trust_env=False).json()
         return {model: _status(model, found) for model, found in answer["models"].items()}
     except (httpx.HTTPError, ValueError, KeyError):
         return {}

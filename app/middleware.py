@@ -1,4 +1,4 @@
-"""Pure-ASGI middleware, outermost first: CancelledOnce, request id, observation, disconnect, body bounds, last resort.
+"""Pure-ASGI middleware, outermost first: CancelledOnce, request id, observation, door, disconnect, body, last resort.
 
 None of them buffers, so streams pass through piece by piece.
 """
@@ -11,15 +11,18 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import UNEXPECTED, BodyTooSlow
+from app.errors import UNEXPECTED, BodyTooSlow, NotFromEdge, problem_of
 from app.telemetry import Telemetry
 from deployments.errors import BodyTooLarge
 from deployments.hang_up import ended_by_disconnect
+from deployments.principal import CURRENT
+from deployments.secret import Door
 
 log = logging.getLogger("corral.gateway")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -82,6 +85,22 @@ class Observe:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.telemetry.request(route, scope["method"], status, seconds)
         log.info("%s %s %d %.3fs id=%s", scope["method"], route, status, seconds, request_id(scope))
+
+
+class Admitted:
+    """Lets in what comes through the edge or from the service itself, and notes on whose behalf."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self.app, self._door = app, door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        principal = self._door.principal(scope)
+        if principal is None:
+            return await problem_of(NotFromEdge()).response()(scope, receive, send)
+        CURRENT.set(replace(principal, request=request_id(scope)))
+        return await self.app(scope, receive, send)
 
 
 class CancelOnDisconnect:

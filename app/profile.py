@@ -202,7 +202,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The same data with the local paths of models, adapters, documents and the cluster absolute."""
+    """The same data with the local paths of models, adapters, documents, keys and the cluster absolute."""
     models, cluster, rag = data.get("models"), data.get("cluster"), data.get("rag")
     if isinstance(models, dict):
         data = {**data, "models": {key: _anchored_model(spec, base) for key, spec in models.items()}}
@@ -210,7 +210,22 @@ def _anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
         data = {**data, "cluster": _anchored_cluster(cluster, base)}
     if isinstance(rag, dict):
         data = {**data, "rag": _anchored_rag(rag, base)}
+    if isinstance(access := data.get("access"), dict):
+        data = {**data, "access": _anchored_access(access, base)}
     return data
+
+
+def _anchored_access(access: dict[str, Any], base: Path) -> dict[str, Any]:
+    access = _absolute_at(access, ("file",), base)
+    if isinstance(tls := access.get("tls"), dict):
+        access["tls"] = _absolute_at(tls, ("certificate", "key"), base)
+    return access
+
+
+def _absolute_at(section: dict[str, Any], keys: tuple[str, ...], base: Path) -> dict[str, Any]:
+    """The same section with the folders or files under these keys absolute."""
+    found = {key: absolute_folder(section[key], base) for key in keys if isinstance(section.get(key), str)}
+    return {**section, **found}
 
 
 def _anchored_rag(rag: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -225,10 +240,7 @@ def _anchored_rag(rag: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _anchored_cluster(cluster: dict[str, Any], base: Path) -> dict[str, Any]:
-    cluster = dict(cluster)
-    for key in ("shared", "local"):
-        if isinstance(cluster.get(key), str):
-            cluster[key] = absolute_folder(cluster[key], base)
+    cluster = _absolute_at(cluster, ("shared", "local"), base)
     container = cluster.get("container")
     if isinstance(container, dict) and isinstance(container.get("image"), str):
         cluster["container"] = {**container, "image": absolute(container["image"], base)}

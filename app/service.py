@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,20 @@ from typing import Any
 import httpx
 import psutil
 
+from app.access.certificate import CertificateError
+from app.access.keeper import edge_keys
+from app.access.keeper_app import KeeperConfig
+from app.access.keys import KeysError, KeyStore, first_key
+from app.access.place import keys_file, keys_required, own_key_file, usage_file
+from app.access.tls import certificate_for
 from app.cluster import LOOPBACK, Cluster, ClusterError, Ports, start_head
 from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
+from app.launch import address_of
 from app.processes import adopt_orphans, end_descendants
 from app.settings import Settings
 from app.state import ServiceState, write_state
 from deployments.config import ModelSpec
+from deployments.secret import secret_headers, secret_of
 from deployments.status import ModelState
 
 POLL_S = 0.5
@@ -33,8 +42,16 @@ SETTLED_POLL_S = 3.0
 """Asking costs Serve's controller and the gateway a share of a core; HAProxy finds dead replicas by itself."""
 
 
+KEYS_POLL_S = 1.0
+RESTART_S = 0.1
+
+
 class ServiceError(Exception):
     """The service cannot go on; the message is for the person who started it."""
+
+
+TOLD = (ServiceError, ClusterError, EdgeError, KeysError, CertificateError)
+"""Errors whose message is for a person."""
 
 
 class Service:
@@ -50,6 +67,7 @@ class Service:
         self._state = state
         self._stop = asyncio.Event()
         self._edge: Edge | None = None
+        self._keeper: asyncio.subprocess.Process | None = None
 
     def stop(self) -> None:
         self._stop.set()
@@ -74,6 +92,7 @@ class Service:
         deployer = await self._start_deployer()
         head = await start_head(self._cluster)
         await self._gather(head)
+        await self._start_keeper()
         self._announce("deploying")
         await self._deploy(deployer)
         await self._start_edge()
@@ -87,7 +106,10 @@ class Service:
 
     def _watches(self, head: asyncio.subprocess.Process) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the service is up."""
-        return [self._guard_head(head), self._guard_edge(), self._follow_models()]
+        return [
+            self._guard_head(head), self._guard_edge(), self._guard_keeper(), self._follow_models(),
+            self._follow_keys(),
+        ]  # fmt: skip
 
     def _announce(self, phase: str, error: str | None = None) -> None:
         self._state = self._state.with_phase(phase, error)
@@ -121,8 +143,51 @@ class Service:
         return self._cluster.run_dir / "logs" / "deploy.log"
 
     async def _start_edge(self) -> None:
-        self._edge = Edge(edge_spec(self._settings, self._cluster))
+        certificate = await asyncio.to_thread(
+            certificate_for, self._settings, edge_host(self._settings, self._cluster)
+        )
+        if certificate:
+            self._state = replace(
+                self._state,
+                certificate=str(certificate.certificate_path) if certificate.self_signed else "",
+                fingerprint=certificate.fingerprint,
+            )
+            sys.stderr.write(f"{certificate.warning}\n" if certificate.warning else "")
+        spec = edge_spec(self._settings, self._cluster)
+        self._edge = Edge(replace(spec, tls_cert=certificate.tls_path if certificate else None))
         await self._edge.start()
+
+    async def _start_keeper(self) -> None:
+        """Start app.access.keeper_app, which decides about requests and counts what they take."""
+        config = keeper_config(self._settings, self._cluster, self._state.name)
+        if config.keys:
+            await asyncio.to_thread(first_key, Path(config.keys))
+        log = self._cluster.run_dir / "logs" / "keeper.log"
+        with log.open("ab") as output:
+            self._keeper = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "app.access.keeper_app",
+                stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
+            )  # fmt: skip
+        assert self._keeper.stdin
+        self._keeper.stdin.write(config.to_json().encode() + b"\n")
+        self._keeper.stdin.close()
+
+    async def _guard_keeper(self) -> None:
+        """Start the keeper again when it dies; the edge waits two seconds for it."""
+        while self._keeper:
+            code = await self._keeper.wait()
+            sys.stderr.write(f"the keeper ended with status {code}; starting it again\n")
+            await asyncio.sleep(RESTART_S)
+            await self._start_keeper()
+
+    async def _follow_keys(self) -> None:
+        """Have the edge take the keys that are in their file, and no others."""
+        spec = edge_spec(self._settings, self._cluster)
+        store = KeyStore(keys_file(self._settings))
+        while self._edge and spec.admission:
+            with contextlib.suppress(EdgeError, KeysError):
+                await self._edge.set_keys(edge_keys(await asyncio.to_thread(store.load), time.time()))
+            await asyncio.sleep(KEYS_POLL_S)
 
     async def _guard_head(self, head: asyncio.subprocess.Process) -> None:
         code = await head.wait()
@@ -138,9 +203,7 @@ class Service:
 
     async def _follow_models(self) -> None:
         """Keep the edge's routes those of the models that answer, and its servers those of their replicas."""
-        async with httpx.AsyncClient(
-            base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
-        ) as client:
+        async with gateway_client(self._cluster, 5) as client:
             while self._edge:
                 pause_s = POLL_S
                 with contextlib.suppress(httpx.HTTPError, EdgeError, OSError, ValueError, KeyError):
@@ -174,6 +237,12 @@ class Service:
         await asyncio.to_thread(end_descendants, self.ray_grace_s)
 
 
+def gateway_client(cluster: Cluster, timeout_s: float) -> httpx.AsyncClient:
+    """A client of the gateway that is let in there without a key."""
+    address, headers = f"http://{cluster.serve_address}", secret_headers(cluster.token)
+    return httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout_s, trust_env=False)
+
+
 def _limits(spec: ModelSpec) -> ModelLimits:
     """The replica's own bounds, kept at the edge too: what waits there is refused in OpenAI's shape."""
     return ModelLimits(
@@ -191,14 +260,36 @@ async def _get(client: httpx.AsyncClient, path: str) -> Any:
     return (await client.get(path)).json()
 
 
+def keeper_config(settings: Settings, cluster: Cluster, name: str) -> KeeperConfig:
+    """What the keeper is told of the profile and the cluster."""
+    asked = keys_required(settings, edge_host(settings, cluster))
+    return KeeperConfig(
+        folder=str(cluster.run_dir / "edge"),
+        host=cluster.place.address,
+        port=cluster.ports.keeper,
+        secret=secret_of(cluster.token),
+        keys=str(keys_file(settings)) if asked else None,
+        usage=str(usage_file(settings, name)),
+        context_tokens={served: spec.context_tokens for spec in settings.specs for served in spec.served_ids},
+    )
+
+
+def edge_host(settings: Settings, cluster: Cluster) -> str:
+    """What clients reach the address under: the node's own in a job, else what the profile says."""
+    return settings.edge.host if cluster.place.address == LOOPBACK else cluster.place.address
+
+
 def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
     """What the edge is told of the profile and the cluster."""
     edge = settings.edge
     return EdgeSpec(
-        host=edge.host if cluster.place.address == LOOPBACK else cluster.place.address,
+        host=edge_host(settings, cluster),
         port=cluster.ports.edge or edge.port,
         workdir=cluster.run_dir / "edge",
         serve_address=cluster.serve_address,
+        secret=secret_of(cluster.token),
+        keeper=True,
+        admission=keys_required(settings, edge_host(settings, cluster)),
         models=tuple((served, spec.id) for spec in settings.models.values() for served in spec.served_ids),
         limits={spec.id: _limits(spec) for spec in settings.models.values()},
         max_connections=edge.max_connections,
@@ -223,16 +314,17 @@ async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> i
         created=psutil.Process().create_time(),
         profile=profile,
         run_dir=str(run_dir),
-        address=f"http://{settings.edge.host}:{settings.edge.port}",
+        address=address_of(settings),
         ray_address=cluster.ray_address,
         serve_address=cluster.serve_address,
+        key_file=str(own_key_file(settings)) if keys_required(settings, settings.edge.host) else "",
     )
     service = Service(settings, cluster, state)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, service.stop)
     try:
         await service.run()
-    except (ServiceError, ClusterError, EdgeError, ExceptionGroup) as error:
+    except (*TOLD, ExceptionGroup) as error:
         reason = _reason(error)
         write_state(replace(state, phase="failed", error=reason))
         sys.stderr.write(f"{reason}\n")
@@ -246,7 +338,7 @@ def _reason(error: Exception) -> str:
     """The message of an error, or of the first inside a group of errors."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    return str(error) if isinstance(error, ServiceError | ClusterError | EdgeError) else repr(error)
+    return str(error) if isinstance(error, TOLD) else repr(error)
 
 
 def main(name: str, profile: str, run_dir: str) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import ByteSize, Field
 
+from app.access.guards import require_model
+from app.access.items import ItemQuota, NoItemQuota
 from app.relay import Upstream
 from deployments.chat import ChatModel
 from deployments.config import Section
@@ -69,6 +71,7 @@ class Services:
     tribunals: those of the profile, each of which is also a virtual model.
     retrieval: collections of documents, each of which is also a virtual model.
     embedder: the id under which the documents' embedding model answers /v1/embeddings, if it does.
+    item_quota: asked before a bulk call begins.
     incoming: where uploaded files wait until they are read.
     metrics_sources: further metrics in Prometheus's text format.
     created: Unix time that /v1/models shows.
@@ -83,6 +86,7 @@ class Services:
     retrieval: Retrieval = field(default_factory=NoRetrieval)
     embedder: str | None = None
     incoming: Path = Path("/nonexistent")
+    item_quota: ItemQuota = field(default_factory=NoItemQuota)
     metrics_sources: Callable[[], Awaitable[str]] = no_metrics
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -156,12 +160,15 @@ class Services:
         return ModelStatus(virtual_id(name), state, reason=missing)
 
     async def answering(self, model: str) -> str:
-        """Id of the base model, if a request sent now is worth waiting for. Raises UnknownModel, Unavailable.
+        """Id of the base model, if a request sent now is worth waiting for.
+
+        Raises UnknownModel, Forbidden, Unavailable.
 
         A virtual model's own id: whether those answer that it asks is found out by itself.
         """
         if self.virtual(model):
             return self.base(model)
+        require_model(model)
         status = await self.status(model)
         if not status.state.answers:
             because = f": {status.reason}" if status.reason else ""
@@ -169,7 +176,7 @@ class Services:
         return status.id
 
     async def chat_model(self, model: str) -> ChatModel:
-        """The model to chat with. Raises UnknownModel, Unavailable, BadRequest if it does not chat."""
+        """The model to chat with. Raises UnknownModel, Forbidden, Unavailable, BadRequest if it does not chat."""
         if (collection := self.collection(model)) is not None:
             return RagModel(self.retrieval, collection)
         if (name := self.tribunal(model)) is not None:

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.access.config import AccessConfig
 from app.overrides import overrides
 from app.profile import PROFILES, Layer, SettingsError, absolute, deep_merge, merged, origin, read_layers
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     gateway: GatewayConfig = GatewayConfig()
     bulk: BulkConfig = BulkConfig()
     edge: EdgeConfig = EdgeConfig()
+    access: AccessConfig = AccessConfig()
     ray: RayConfig = RayConfig()
     cluster: ClusterConfig | None = None
     tribunals: dict[TribunalName, TribunalSpec] = {}

@@ -130,9 +130,14 @@ def ready_message(progress: Progress, name: str) -> None:
     body = json.dumps({"model": ready[-1] if ready else "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
     option = "" if name == "default" else f" --name {name}"
     corral = "corral" if shutil.which("corral") else sys.argv[0]
+    key = f"Key      $(cat {progress.state.key_file})\n" if progress.state.key_file else ""
+    trust = f"TLS      {progress.state.fingerprint} (SHA-256)\n" if progress.state.fingerprint else ""
+    trust += f"         curl --cacert {progress.state.certificate}\n" if progress.state.certificate else ""
+    bearer = ' -H "Authorization: Bearer $(cat ' + progress.state.key_file + ')"' if key else ""
     sys.stdout.write(
         f"\nAddress  {address}/v1  (any OpenAI client; docs at {address}/docs)\n"
-        f"Try      curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
+        f"{key}{trust}"
+        f"Try      curl -s {address}/v1/chat/completions{bearer} -H 'Content-Type: application/json' -d '{body}'\n"
         f"Chat     {corral} chat{option}\n"
         f"Stop     {corral} down{option}\n"
     )

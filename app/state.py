@@ -15,7 +15,12 @@ DIRECTORY_VARIABLE = "CORRAL_STATE_DIR"
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service. `phase`: starting Ray, deploying, serving, stopping or failed; `error` says why it failed."""
+    """One service.
+
+    phase: starting Ray, deploying, serving, stopping or failed; error says why it failed. key_file: what its owner
+    asks it with, if keys are asked for. certificate: the one that was made for an https address, which clients have
+    to trust; fingerprint: its SHA-256.
+    """
 
     name: str
     pid: int
@@ -26,6 +31,9 @@ class ServiceState:
     phase: str = "starting Ray"
     ray_address: str = ""
     serve_address: str = ""
+    key_file: str = ""
+    certificate: str = ""
+    fingerprint: str = ""
     error: str | None = None
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from app.access.mine import key_headers, trusted
 from app.launch import NotRunningError
 from app.show import print_json
 from app.state import read_state
@@ -49,7 +50,11 @@ class Talk:
     def open(cls, name: str, url: str | None) -> Talk:
         """Connect to `url`, or to this person's own service. Raises NotRunningError."""
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        return cls(httpx.Client(base_url=base_url(name, url), timeout=timeout, trust_env=url is not None))
+        client = httpx.Client(
+            base_url=base_url(name, url), headers=key_headers(name, url), verify=trusted(name, url),
+            timeout=timeout, trust_env=url is not None,
+        )  # fmt: skip
+        return cls(client)
 
     def __enter__(self) -> Talk:
         return self
@@ -79,6 +84,10 @@ class Talk:
 
     def bulk(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         return self._json("POST", "/bulk", {"items": items})
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The answer as JSON. Raises RefusedError or UnreachableError."""
+        return self._json("GET", path)
 
     def post(self, path: str, body: Any) -> dict[str, Any]:
         """The answer to a JSON body. Raises RefusedError or UnreachableError."""

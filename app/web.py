@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from app.body import first_error
 from app.errors import http_problem, problem_of
-from app.middleware import BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
+from app.middleware import Admitted, BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
 from app.openapi import describe
 from app.retrieval import openapi as documents
 from app.retrieval.uploads import UPLOAD_PATH
@@ -30,18 +30,22 @@ from app.services import Limits, Services
 from app.telemetry import Telemetry
 from app.tribunal import openapi as tribunals
 from deployments.errors import ServingError
+from deployments.secret import Door
 from rag.errors import RagError
 
 
-def create_app(services: Services, more: Sequence[APIRouter] = ()) -> FastAPI:
-    """The gateway. `more` are further routers, tried before the paths that are passed on to models."""
+def create_app(services: Services, more: Sequence[APIRouter] = (), door: Door | None = None) -> FastAPI:
+    """The gateway. `more` are further routers, tried before the paths that are passed on to models.
+
+    door: lets in who came through the edge; without one everybody.
+    """
     telemetry = Telemetry()
     app = FastAPI(
         title="Corral",
         version=_version(),
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(services, telemetry),
+        middleware=_middleware(services, telemetry, door or Door(None)),
         exception_handlers={
             ServingError: _serving_error,
             RagError: _serving_error,
@@ -63,11 +67,12 @@ def create_app(services: Services, more: Sequence[APIRouter] = ()) -> FastAPI:
     return app
 
 
-def _middleware(services: Services, telemetry: Telemetry) -> list[Middleware]:
+def _middleware(services: Services, telemetry: Telemetry, door: Door) -> list[Middleware]:
     limits = services.limits
     return [
         Middleware(RequestId),
         Middleware(Observe, telemetry),
+        Middleware(Admitted, door),
         Middleware(CancelOnDisconnect),
         Middleware(BoundBody, limits.max_body, _by_path(limits), limits.body_timeout_s),
         Middleware(LastResort),

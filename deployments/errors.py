@@ -5,6 +5,7 @@ ServingError
  |   +- PromptTooLong     prompt and answer do not fit the model's context
  |   +- BodyTooLarge      the body is past the limit
  |   +- WrongContentType  the body is not of a type that is read here
+ +- Forbidden             the key may not do this; `param` names what
  +- UnknownModel          no such id; `known` lists the ids there are
  +- Cancelled             stopped before there was an answer, by whoever asked
  +- UnknownRun            no such tribunal run, or it is kept no longer
@@ -12,6 +13,7 @@ ServingError
  |   +- NoQuorum          too few members of a tribunal answered; the message names them
  +- NotReady              who was asked for by name (a tribunal's chair or members) does not answer now
  +- Overloaded            the bounded queue is full; try again after `retry_after_s`
+ |   +- OverQuota         the key or its group has used up what it may; `reason` says which limit
  +- DeadlineExceeded      the request's own deadline passed
  +- EngineFailed          the engine died or broke off while answering
 
@@ -53,6 +55,14 @@ class BodyTooLarge(BadRequest):
 
 class WrongContentType(BadRequest):
     reason = "unsupported_media_type"
+
+
+class Forbidden(ServingError):
+    reason = "not_allowed"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.param = param
 
 
 class UnknownModel(ServingError):
@@ -102,6 +112,13 @@ class Overloaded(ServingError):
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class OverQuota(Overloaded):
+    def __init__(self, message: str, retry_after_s: int, reason: str) -> None:
+        super().__init__(message, retry_after_s)
+        self.args = (message, retry_after_s, reason)
+        self.reason = reason
 
 
 class DeadlineExceeded(ServingError):

@@ -20,6 +20,8 @@ from deployments.direct_chat import ROUTE as CHAT
 from deployments.direct_chat import DirectChat, send_events
 from deployments.errors import BadRequest, BodyTooLarge, WrongContentType
 from deployments.hang_up import ended_by_disconnect
+from deployments.principal import CURRENT
+from deployments.secret import NOT_FROM_EDGE, Door
 from deployments.strict_json import as_object, check_values, parse_json
 
 TASK_OF = {
@@ -74,6 +76,7 @@ class Gate:
     task:     what the model does; a path that it does not have is refused with it.
     direct:   answers streamed chat requests past vLLM's app, those that it takes.
     courtesy: is told of every request, for bulk to step back.
+    door:     lets in who came through the edge.
 
     Attributes it lacks are the wrapped app's: Serve looks at them.
     """
@@ -86,8 +89,10 @@ class Gate:
         task: str,
         direct: DirectChat | None = None,
         courtesy: Courtesy | None = None,
+        door: Door | None = None,
     ) -> None:
         self.app = app
+        self._door = door or Door(None)
         self._courtesy = courtesy or Courtesy(1)
         self._direct = direct
         self._task = task
@@ -101,6 +106,11 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        principal = self._door.principal(scope)
+        if principal is None:
+            await _send_json(send, 401, error_body(NOT_FROM_EDGE, None, 401, "not_from_edge"))
+            return
+        CURRENT.set(principal)
         asked = Asked(_route(scope), self._task)
         if scope["method"] != "POST":
             await self.app(scope, receive, _openai_errors(send, asked))

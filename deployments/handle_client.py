@@ -1,4 +1,7 @@
-"""HandleClient: calls to a deployment that is an application of its own; what fails there is one of our errors here."""
+"""HandleClient: calls to a deployment that is an application of its own; what fails there is one of our errors here.
+
+The deployment is an OnBehalf: it learns for whom it works.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import Unavailable
 from deployments.handle_errors import translated
+from deployments.principal import CURRENT
 
 
 class HandleClient:
@@ -24,7 +28,7 @@ class HandleClient:
         self._handle: DeploymentHandle[Any] | None = None
 
     async def called(self, method: str, *arguments: Any) -> Any:
-        response = getattr(self._resolved(), method).remote(*arguments)
+        response = self._resolved().corral_called.remote(CURRENT.get().to_json(), method, *arguments)
         try:
             return await response
         except asyncio.CancelledError:
@@ -34,7 +38,8 @@ class HandleClient:
             raise translated(error, self._name) from error
 
     async def streamed(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        response = getattr(self._resolved().options(stream=True), method).remote(*arguments)
+        streaming = self._resolved().options(stream=True)
+        response = streaming.corral_streamed.remote(CURRENT.get().to_json(), method, *arguments)
         try:
             async for item in response:
                 yield item

@@ -13,6 +13,7 @@ from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
 from deployments.config import application
 from deployments.errors import EngineFailed, UnknownModel
 from deployments.handle_errors import translated
+from deployments.principal import CURRENT, FIELD
 
 
 class ModelClient:
@@ -100,6 +101,7 @@ class ModelClient:
             "model": self._model_id,
             "messages": list(request.messages),
             "priority": request.priority,
+            FIELD: CURRENT.get().to_json(),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray import serve
@@ -15,6 +16,7 @@ from deployments import warm_engine
 from deployments.config import ModelSpec, label_resource
 from deployments.engine import engine_arguments, environment
 from deployments.replicas import deployment_options
+from deployments.secret import KEEPER_VARIABLE
 from deployments.server import CorralServer, LocalWeights
 
 LABEL_SHARE = 0.001
@@ -42,7 +44,7 @@ def llm_config(spec: ModelSpec) -> LLMConfig:
         "accelerator_type": _known_type(spec),
         "placement_group_config": {"bundle_per_worker": _bundle(spec), "strategy": spec.hardware.strategy},
         "deployment_config": deployment_options(spec),
-        "runtime_env": {**spec.runtime_env, "env_vars": {**environment(spec), **_hook(spec)}},
+        "runtime_env": {**spec.runtime_env, "env_vars": {**environment(spec), **_hook(spec), **_keeper()}},
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "log_engine_metrics": False,
     }
@@ -62,6 +64,12 @@ def _hook(spec: ModelSpec) -> dict[str, str]:
     """
     alone = spec.hardware.kind == "cpu" and spec.tensor_parallel == spec.pipeline_parallel == 1
     return {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: warm_engine.HOOK} if alone else {}
+
+
+def _keeper() -> dict[str, str]:
+    """Where replicas on every node tell of usage; who deploys is on the head, and knows."""
+    url = os.environ.get(KEEPER_VARIABLE)
+    return {KEEPER_VARIABLE: url} if url else {}
 
 
 def _bundle(spec: ModelSpec) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -28,9 +29,13 @@ from deployments.direct_chat import DirectChat
 from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
 from deployments.gate import Gate
 from deployments.many import Finished, finished
+from deployments.metering import meter
+from deployments.principal import CURRENT, FIELD, Principal
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
 from deployments.scaling_policy import BULK_ITEMS
+from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.short_prompts import render_short_here
+from deployments.usage_report import UsageReporter, http_sender
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -93,10 +98,18 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         forget_fault()
         try:
             await self.engine.start()
+            self._meter()
         except Exception as error:
             if fault := read_fault():
                 raise RuntimeError(f"the engine did not start: {fault}") from error
             raise
+
+    def _meter(self) -> None:
+        """Have what the engine does told to the service's keeper, where there is one."""
+        secret, url = own_secret(), os.environ.get(KEEPER_VARIABLE)
+        if secret and url:
+            self._reporter = UsageReporter(http_sender(url, secret))
+            meter(self.engine._engine_client, self._spec.id, self._reporter.report)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = await super().__serve_build_asgi_app__()
@@ -106,10 +119,12 @@ class CorralServer(LLMServer):  # type: ignore[misc]
             self._serving = getattr(app.state, "openai_serving_chat", None)
         direct = DirectChat(app, chat_request_type())
         freeze_heap()
-        return Gate(app, known_fields(), self._max_body, self._spec.task, direct, self._courtesy)
+        door = Door(own_secret())
+        return Gate(app, known_fields(), self._max_body, self._spec.task, direct, self._courtesy, door)
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one OpenAI chat request. Raises ServingError."""
+        _on_behalf(body)
         with self._courtesy.person():
             return await self._answer(body)
 
@@ -128,6 +143,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     async def _item(self, body: dict[str, Any]) -> dict[str, Any]:
         """Nothing of vLLM's leaves the replica, errors neither: who asks may have no vLLM."""
+        _on_behalf(body)
         if self._serving is None:
             return await self._answer(body)
         request = _chat_request({**body, "stream": False})
@@ -149,6 +165,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     async def corral_stream(self, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield lists of OpenAI chat chunks as they come; the last one has the usage. Raises ServingError."""
+        _on_behalf(body)
         options = {"stream": True, "stream_options": {"include_usage": True}}
         with self._courtesy.person():
             async for batch in await self.chat(_chat_request({**body, **options})):
@@ -161,6 +178,12 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         from prometheus_client import REGISTRY, generate_latest
 
         return generate_latest(REGISTRY).decode()
+
+
+def _on_behalf(body: dict[str, Any]) -> None:
+    """Take out of a call's body for whom it is made."""
+    if told := body.pop(FIELD, None):
+        CURRENT.set(Principal.from_json(told))
 
 
 def _chat_request(body: dict[str, Any]) -> Any:

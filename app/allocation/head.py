@@ -19,10 +19,11 @@ from app.allocation.nodes import Node, degraded, gathered, lacking, seen
 from app.allocation.phases import PhaseWatch
 from app.allocation.records import Address, ClusterRecord, JobStatus
 from app.allocation.rejoin import Rejoin
-from app.cluster import Cluster, ClusterError
+from app.cluster import Cluster
 from app.edge import Edge, EdgeError, EdgeMode
 from app.ports import PortBlock
-from app.service import Service, ServiceError
+from app.service import TOLD, Service, ServiceError, gateway_client
+from app.settings import Settings
 from app.state import ServiceState
 
 PHASE_POLL_S = 0.1
@@ -68,7 +69,9 @@ class Head(Service):
             created=process.create_time(),
             profile="",
             run_dir=str(agent.local),
-            address=Address(agent.allocation.job_id, agent.node, agent.address, cluster.ports.edge, 0).url,
+            address=Address(
+                agent.allocation.job_id, agent.node, agent.address, cluster.ports.edge, 0, _scheme(agent.settings)
+            ).url,
             ray_address=cluster.ray_address,
             serve_address=cluster.serve_address,
         )
@@ -185,7 +188,7 @@ class Head(Service):
             return
         body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
         with contextlib.suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(base_url=self._state.address, timeout=60, trust_env=False) as client:
+            async with gateway_client(self._cluster, 60) as client:
                 (await client.post("/v1/chat/completions", json=body)).raise_for_status()
             self._agent.event("first token", model)
 
@@ -199,9 +202,7 @@ class Head(Service):
 
     async def _follow_nodes(self) -> None:
         """Know of nodes that die, and take their replicas and what hangs on them away at once."""
-        async with httpx.AsyncClient(
-            base_url=f"http://{self._cluster.serve_address}", timeout=5, trust_env=False
-        ) as client:
+        async with gateway_client(self._cluster, 5) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError, ValueError, OSError):
                     alive = (await client.get("/internal/nodes")).json()
@@ -282,7 +283,10 @@ class Head(Service):
 
     def _publish_address(self) -> None:
         here = self._agent
-        address = Address(here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time())
+        address = Address(
+            here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time(),
+            _scheme(here.settings),
+        )  # fmt: skip
         with contextlib.suppress(OSError):  # it is tried again
             address.write(self._job.service.address)
             self._published = True
@@ -315,6 +319,10 @@ class Head(Service):
         task.add_done_callback(self._tasks.discard)
 
 
+def _scheme(settings: Settings) -> str:
+    return "https" if settings.access.tls else "http"
+
+
 async def _set_mode(edge: Edge, mode: EdgeMode) -> None:
     """Set it, also where HAProxy is just being started again."""
     for _ in range(ATTEMPTS):
@@ -336,5 +344,5 @@ async def _busy(edge: Edge) -> bool:
 def _first_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    text = str(error) if isinstance(error, ServiceError | ClusterError | EdgeError) else repr(error)
+    text = str(error) if isinstance(error, TOLD) else repr(error)
     return text.splitlines()[0] if text else repr(error)

@@ -16,16 +16,15 @@ from app.allocation.local_folder import local_folder
 from app.allocation.records import NodeRecord, ServiceJob
 from app.allocation.worker import ClusterGone, Worker
 from app.cluster import ClusterError
-from app.edge import EdgeError
 from app.processes import adopt_orphans
-from app.service import ServiceError
+from app.service import TOLD, ServiceError
 from app.settings import Settings
 from slurm.errors import NotInJob
 from slurm.staging import StagingError
 from slurm.timeline import append
 
 PROBLEMS = (
-    AddressError, AgentError, ClusterError, EdgeError, ServiceError, StagingError, NotInJob, OSError, ExceptionGroup,
+    AddressError, AgentError, *TOLD, StagingError, NotInJob, OSError, ExceptionGroup,
 )  # fmt: skip
 
 

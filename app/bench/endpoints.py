@@ -9,13 +9,13 @@ from typing import Any
 
 import typer
 
+from app.access.mine import own_key
 from app.talk import RefusedError, UnreachableError, base_url
 from deployments.retrieval.service import collection_of
 from deployments.tribunal.config import tribunal_name
 from loadtests.client.endpoint import Door, EndpointError, address, look, open_door, server_name
 from loadtests.records import ASK_SEVERAL, Kind, Point, Side
 
-KEY_VARIABLE = "CORRAL_API_KEY"
 OURS, OURS_ELSEWHERE, OTHER = "corral", "endpoint", "other"
 ANSWERS = ("ready", "idle", "starting")
 
@@ -51,7 +51,7 @@ class Card:
 def ours(name: str, url: str | None, gpus: float | None) -> Where:
     """The service to be measured. Raises NotRunningError where none of that name runs."""
     option = "--url" if url else "--name"
-    return Where(_address(base_url(name, url), option), option, None, os.environ.get(KEY_VARIABLE), gpus)
+    return Where(_address(base_url(name, url), option), option, None, own_key(name, url), gpus)
 
 
 def other(url: str, name: str | None, key_variable: str | None, gpus: float | None) -> Where:

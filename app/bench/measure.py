@@ -11,9 +11,10 @@ from pathlib import Path
 
 import typer
 
+from app.access.mine import VARIABLE
 from app.bench.asked import Asked
 from app.bench.configuration import configuration_of, gpus_of
-from app.bench.endpoints import KEY_VARIABLE, Where, cards_of, chosen, require_one_model, server_of, side_of
+from app.bench.endpoints import Where, cards_of, chosen, require_one_model, server_of, side_of
 from app.settings import Settings
 from app.talk import UnreachableError
 from loadtests.client.endpoint import calibrate, names, unfit
@@ -115,7 +116,7 @@ async def resumed_task(folder: Path, key_variable: str | None, aims: Sequence[Ai
         return None
     command, before = told_of(folder)
     plan = run.record.plan
-    keys = [os.environ.get(name) if name else None for name in (KEY_VARIABLE, key_variable)]
+    keys = [os.environ.get(name) if name else None for name in (VARIABLE, key_variable)]
     wheres = [Where(side.url, "--resume", side.name, key) for side, key in zip(plan.sides, [*keys, None], strict=False)]
     notices = []
     for side, where in zip(plan.sides, wheres, strict=False):

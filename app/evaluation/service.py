@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
+from app.access.mine import key_headers, trusted
 from app.bulk import backoff_s
 from app.evaluation.contestants import Panel, panel_of, panel_of_models
 from app.talk import CONNECT_S, RefusedError, UnreachableError, base_url
@@ -44,7 +45,10 @@ class Reply:
 def client_for(name: str, url: str | None, timeout_s: float) -> httpx.AsyncClient:
     """A client of `url`, or of this person's own service. Raises NotRunningError."""
     timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-    return httpx.AsyncClient(base_url=base_url(name, url), timeout=timeout, trust_env=url is not None)
+    return httpx.AsyncClient(
+        base_url=base_url(name, url), headers=key_headers(name, url), verify=trusted(name, url),
+        timeout=timeout, trust_env=url is not None,
+    )  # fmt: skip
 
 
 class Service:

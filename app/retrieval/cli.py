@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.access.mine import key_headers, trusted
 from app.options import DEFAULT, Json, Profile, Url
 from app.settings import Settings, SettingsError, load_settings
 from app.show import print_error, print_json
@@ -102,7 +103,10 @@ def _send(
     from app.talk import base_url
 
     with IngestBar(quiet=quiet) as bar:
-        return send(base_url(name, url), collection, found, metadata, on_progress=bar.update, own=url is None)
+        return send(
+            base_url(name, url), collection, found, metadata,
+            on_progress=bar.update, own=url is None, headers=key_headers(name, url), verify=trusted(name, url),
+        )  # fmt: skip
 
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,15 +35,20 @@ def send(
     *,
     on_progress: Callable[[IngestProgress], None] = lambda _: None,
     own: bool = True,
+    headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
     transport: httpx.BaseTransport | None = None,
 ) -> Told:
-    """An IngestReport's JSON. `own`: the service is this person's, so no proxy is between.
+    """An IngestReport's JSON. `own`: the service is this person's, so no proxy is between. `headers`: with a key.
+    `verify`: httpx's.
 
     Raises RefusedError or UnreachableError where no file could go in; what was sent before stays in the collection.
     """
     total = _empty(collection, inputs)
     timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-    with httpx.Client(base_url=base_url, timeout=timeout, trust_env=not own, transport=transport) as client:
+    with httpx.Client(
+        base_url=base_url, headers=headers, verify=verify, timeout=timeout, trust_env=not own, transport=transport
+    ) as client:
         for batch in _batches(inputs.files):
             _add(total, _upload(client, collection, batch, metadata))
             files = len(total["files"])

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from app.access.items import Answered
 from app.body import JSON, NDJSON, content_type, validate
 from app.bulk import BulkJob, BulkLine, Gates, Runner, in_order, run_bulk
 from app.errors import UNEXPECTED, problem_of
@@ -64,6 +65,7 @@ class BulkRoutes:
             limit = self.services.limits.bulk.max_items
             raise BadRequest(f"items: 1 to {limit} are allowed in one call, got {len(call.items)}.", "items")
         plan = await self._plan(call)
+        await self.services.item_quota.reserve(len(plan.jobs))
         if call.stream or NDJSON in request.headers.get("accept", ""):
             return Streamed(self._ndjson(plan), NDJSON)
         return Streamed(self._json(plan), JSON)
@@ -106,9 +108,14 @@ class BulkRoutes:
     async def _lines(self, plan: Plan) -> AsyncGenerator[BulkLine, None]:
         for refused in plan.refused:
             yield self._counted(refused)
-        async with aclosing(run_bulk(plan.jobs, self.runner)) as lines:
-            async for done in lines:
-                yield self._counted(done)
+        answered = Answered(self.services.item_quota)
+        try:
+            async with aclosing(run_bulk(plan.jobs, self.runner)) as lines:
+                async for done in lines:
+                    await answered.one()
+                    yield self._counted(done)
+        finally:
+            await answered.tell()
 
     def _counted(self, done: BulkLine) -> BulkLine:
         problem = problem_of(done.error) if done.error else None

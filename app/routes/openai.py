@@ -12,6 +12,7 @@ import httpx
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import JSONResponse, Response
 
+from app.access.guards import may_ask, require_model
 from app.body import read_object
 from app.errors import NoSuchPath
 from app.middleware import request_id
@@ -65,7 +66,7 @@ class OpenAIRoutes:
             cards.append(self._card(embedder, await self.services.status(embedder)))
         virtual = [*await self.services.virtual_statuses(), *await self.services.collection_statuses()]
         cards += [self._card(status.id, status) for status in virtual]
-        return JSONResponse({"object": "list", "data": cards})
+        return JSONResponse({"object": "list", "data": [card for card in cards if may_ask(card["id"])]})
 
     async def model(self, model: str) -> Response:
         status = await self.services.status(model)
@@ -90,6 +91,7 @@ class OpenAIRoutes:
         return Relay(self.services.upstream, await self._outgoing(request), [base], self.timeout)
 
     async def _embed(self, request: Request, body: dict[str, Any]) -> Response:
+        require_model(str(self.services.embedder))
         if request.url.path != EMBEDDINGS:
             raise BadRequest(f"model: {self.services.embedder} answers {EMBEDDINGS} only.", "model")
         return await embed(self.services.retrieval, body)
@@ -117,7 +119,7 @@ class OpenAIRoutes:
             bases = [await self.services.answering(model)]
         else:
             statuses = await self.services.herd.statuses()
-            bases = [base for base, status in statuses.items() if status.state.answers]
+            bases = [base for base, status in statuses.items() if status.state.answers and may_ask(base)]
         return Relay(self.services.upstream, outgoing, bases, self.timeout)
 
     async def _outgoing(self, request: Request) -> Outgoing:

@@ -18,6 +18,7 @@ from app.retrieval.wire import RagChatBody, RagSearchBody
 from app.services import Services
 from app.streaming import ALIVE, SSE, Streamed, event, with_last_word, with_silences
 from deployments.errors import BadRequest, EngineFailed
+from deployments.principal import CURRENT
 from rag.errors import DocumentError, DocumentTooLarge, UnsupportedDocument
 
 CHAT, SEARCH, COLLECTIONS, SESSIONS = "/v1/rag/chat", "/v1/rag/search", "/v1/rag/collections", "/v1/rag/sessions"
@@ -37,7 +38,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def owner_of(request: Request) -> str:
-    """Whose sessions a request sees: those of its key, which is not kept; without one those of all without one."""
+    """Whose sessions a request sees: those of its key, which is not kept; without one those of all without one.
+
+    A key of this service stays the same when it is rotated.
+    """
+    if principal := CURRENT.get().key:
+        return hashlib.sha256(f"key {principal}".encode()).hexdigest()
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         return ""

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from deployments.config import ModelSpec
+from deployments.on_behalf import OnBehalf
 from deployments.retrieval.local import LocalRetrieval
 from deployments.retrieval.models import ProfileModels
 from deployments.retrieval.service import RagAsk, Search, Upload
@@ -18,7 +19,7 @@ from deployments.tribunal.config import TribunalSpec
 from rag.config import RagConfig
 
 
-class RetrievalServer:
+class RetrievalServer(OnBehalf):
     """Handle methods over LocalRetrieval; they raise ServingError and RagError.
 
     config: the profile's RagConfig with its folder; models, tribunals: the profile's; all as model_dump gives them.

@@ -14,6 +14,7 @@ from deployments.config import ModelSpec
 from deployments.errors import UnknownModel
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
+from deployments.on_behalf import OnBehalf
 from deployments.serve_state import read_status
 from deployments.status import Herd, ModelState, ModelStatus
 from deployments.tribunal.admission import Admission
@@ -23,7 +24,7 @@ from deployments.tribunal.service import TribunalAsk
 from deployments.tribunal.virtual import TribunalModel
 
 
-class TribunalServer:
+class TribunalServer(OnBehalf):
     """Handle methods over LocalTribunals; they raise ServingError.
 
     specs: the profile's tribunals; models: its models, both as model_dump gives them; failures: models that could not

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from typer import Typer
 
+from app.access.cli import keys
 from app.bench.cli import bench_commands
 from app.cli import app
 from app.evaluation.cli import eval_commands
@@ -31,6 +32,7 @@ def generated() -> dict[str, str]:
         "eval-commands": commands(eval_commands, "corral eval"),
         "bench-commands": commands(bench_commands, "corral bench"),
         "collections-commands": commands(collections, "corral collections"),
+        "keys-commands": commands(keys, "corral keys"),
     }  # fmt: skip
 
 

@@ -198,7 +198,7 @@ async def test_only_the_port_listens_and_files_are_private(edge: Edge, spec: Edg
     assert [(each.laddr.ip, each.laddr.port) for each in inet] == [(spec.host, spec.port)]
     assert os.getpgid(edge.pid) == edge.pid
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in spec.workdir.iterdir()}
-    assert modes.keys() == {"admin.sock", "edge.log", "flags.map", "haproxy.cfg", "models.map", "refuse.lua"}
+    assert modes.keys() == {"admin.sock", "edge.log", "flags.map", "haproxy.cfg", "models.map", "edge.lua", "keys.map"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(spec.workdir.stat().st_mode) == 0o700
 

@@ -11,6 +11,7 @@ from app.errors import (
     UNEXPECTED,
     BodyTooSlow,
     NoSuchPath,
+    NotFromEdge,
     http_problem,
     problem_of,
 )
@@ -20,6 +21,9 @@ from rag import errors as rag
 CASES = [
     (errors.BadRequest("no", "seed"), 400, "invalid_request_error", "seed", "invalid_request"),
     (errors.PromptTooLong("long", "messages"), 400, "invalid_request_error", "messages", "context_length_exceeded"),
+    (NotFromEdge(), 401, "invalid_request_error", None, "not_from_edge"),
+    (errors.Forbidden("no", "model"), 403, "invalid_request_error", "model", "not_allowed"),
+    (errors.OverQuota("often", 9, "quota_requests"), 429, "rate_limit_error", None, "quota_requests"),
     (errors.UnknownModel("x", ("a", "b")), 404, "invalid_request_error", "model", "model_not_found"),
     (errors.UnknownRun("tri-1"), 404, "invalid_request_error", None, "run_not_found"),
     (NoSuchPath("where"), 404, "invalid_request_error", None, "not_found"),

@@ -1,0 +1,314 @@
+"""Interactive requests take turns before a replica's engine, which would run them first come, first served.
+
+As many are inside as the engine runs at once; the rest wait in a bounded queue in weighted fair order, so the flood of
+one key does not come before another's single question. A few places are kept free for who has less than its share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deployments.errors import DeadlineExceeded, Overloaded, ServingError, Unavailable
+from deployments.fair_order import MOST_OVER, FairOrder
+from deployments.principal import Principal
+
+Clock = Callable[[], float]
+RATE_MEMORY_S = 30.0
+"""What ended so long ago counts a third."""
+WAITS = 32
+"""The mean wait is that of about so many requests."""
+RETRY_S = (1, 60)
+A_LITTLE_S = 0.001
+"""A timer may be early."""
+KEEPS_FREE = 8
+"""One place for so many is kept free, for an engine that has as many."""
+
+
+@dataclass(frozen=True)
+class KeyCount:
+    """One key's requests. group: "" if it belongs to none."""
+
+    group: str
+    key: str
+    inside: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """For metrics. began, refused, expired: requests since the start; waited_s: of those that began, together."""
+
+    inside: int
+    waiting: int
+    began: int
+    refused: int
+    expired: int
+    waited_s: float
+    mean_wait_s: float
+    per_s: float
+    keys: tuple[KeyCount, ...]
+
+
+class ServiceRate:
+    """Requests ended per second while others waited, an exponentially weighted mean: an idle engine shows no rate."""
+
+    def __init__(self, clock: Clock, memory_s: float = RATE_MEMORY_S) -> None:
+        self._clock, self._memory_s = clock, memory_s
+        self._ended = self._busy_s = 0.0
+        self._busy = False
+        self._at = 0.0
+
+    def busy(self, busy: bool) -> None:
+        """Whether somebody waits from now on."""
+        if busy is not self._busy:
+            self._go_on()
+            self._busy, self._at = busy, self._clock()
+
+    def ended(self) -> None:
+        if self._busy:
+            self._go_on()
+            self._ended += 1
+
+    def per_s(self) -> float:
+        """While none has ended yet, what it is at most; 0 before anybody waited."""
+        self._go_on()
+        return max(self._ended, 1.0) / self._busy_s if self._busy_s > 0 else 0.0
+
+    def retry_after_s(self, position: int) -> int:
+        """Until so many have ended."""
+        per_s, (least, most) = self.per_s(), RETRY_S
+        return max(least, math.ceil(min(most, position / per_s))) if per_s else least
+
+    def _go_on(self) -> None:
+        if not self._busy:
+            return
+        now = self._clock()
+        kept = math.exp((self._at - now) / self._memory_s)
+        self._ended *= kept
+        self._busy_s = self._busy_s * kept + self._memory_s * (1 - kept)
+        self._at = now
+
+
+class Turn:
+    """One request's, for one `async with`, inside which the engine has it."""
+
+    __slots__ = ("_turns", "asked_at", "began", "cost", "deadline", "principal", "priority", "told")
+
+    def __init__(self, turns: Turns, principal: Principal, cost: float, deadline: float) -> None:
+        self._turns, self.principal, self.cost, self.deadline = turns, principal, cost, deadline
+        self.asked_at = 0.0
+        self.began = False
+        self.priority = 0
+        """For vLLM's priority scheduling, once it has begun: 0, and 1 each for a key and a group over their shares."""
+        self.told: asyncio.Future[ServingError | None] | None = None
+        """Of one that waits: None when it is its turn."""
+
+    async def __aenter__(self) -> Turn:
+        await self._turns.enter(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.leave(self)
+
+    def used(self, tokens: float) -> None:
+        """What it has really cost so far, to be told inside; it may be told again."""
+        self._turns.charge(self.principal, tokens - self.cost)
+        self.cost = tokens
+
+
+class Turns:
+    """One for each replica, of one event loop.
+
+    sequences: that are inside at once. most_waiting: more are refused. reserve: places that nobody gets who has its
+    share, so that one that comes during a flood enters at once; the next requests to end make room for another such.
+    Half of them are open to a quiet key of the group that floods. Without keys (key "") nothing is kept free.
+    """
+
+    def __init__(
+        self, sequences: int, most_waiting: int, clock: Clock = time.monotonic, reserve: int | None = None
+    ) -> None:
+        self._sequences, self._most, self._clock = sequences, most_waiting, clock
+        reserve = default_reserve(sequences) if reserve is None else reserve
+        self._leaves_free = (0, (reserve + 1) // 2, reserve)
+        """Who is over its share at so many levels leaves so many places free."""
+        self._order: FairOrder[Turn] = FairOrder(sequences, lead=max(1, reserve))
+        self._rate = ServiceRate(clock)
+        self._began = self._refused = self._expired = 0
+        self._waited_s = self._mean_wait_s = 0.0
+        self._due = math.inf
+        """No deadline of those that wait is earlier."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._empty = asyncio.Event()
+
+    @property
+    def inside(self) -> int:
+        return self._order.inside
+
+    @property
+    def waiting(self) -> int:
+        return self._order.waiting
+
+    @property
+    def mean_wait_s(self) -> float:
+        """Of the last requests that began."""
+        return self._mean_wait_s
+
+    def turn(self, principal: Principal, cost: float, deadline: float | None = None) -> Turn:
+        """cost: tokens, as estimated. deadline: on the clock, to begin by.
+
+        Entering raises Overloaded, DeadlineExceeded, or Unavailable when the replica stops.
+        """
+        return Turn(self, principal, cost, math.inf if deadline is None else deadline)
+
+    async def enter(self, turn: Turn) -> None:
+        """Returns at once where there is room. Raises ServingError."""
+        if self._stopping:
+            raise Unavailable("This replica is stopping; try again.", "stopping")
+        turn.asked_at = self._clock()
+        if turn.deadline <= turn.asked_at:
+            self._expired += 1
+            raise _too_late()
+        if not self._order.waiting and self._most_over() == MOST_OVER:
+            self._began_now(turn, self._order.enter(turn.principal, turn.cost))
+        else:
+            await self._queue(turn)
+
+    def leave(self, turn: Turn) -> None:
+        self._rate.ended()
+        self._order.finish(turn.principal)
+        self._settle()
+
+    def charge(self, principal: Principal, extra: float) -> None:
+        """So many tokens more, or fewer, than a request inside was estimated at."""
+        self._order.charge(principal, extra)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.inside, self.waiting, self._began, self._refused, self._expired, self._waited_s, self._mean_wait_s,
+            self._rate.per_s(), tuple(KeyCount(*counts) for counts in self._order.counts()),
+        )  # fmt: skip
+
+    async def drain(self) -> None:
+        """Take nobody new, and wait until the last has left; those that wait still get their turn."""
+        self._stopping = True
+        self._settle()
+        await self._empty.wait()
+
+    def expire(self) -> None:
+        """Refuse those whose deadline has passed. A timer does so; it costs nothing before the first one is due."""
+        now = self._clock()
+        if now < self._due:
+            return
+        self._due = math.inf
+        for turn in list(self._order.items()):
+            if turn.deadline <= now:
+                self._expired += self._refuse(turn, _too_late())
+            else:
+                self._due = min(self._due, turn.deadline)
+        self._set_timer()
+
+    async def _queue(self, turn: Turn) -> None:
+        turn.told = told = asyncio.get_running_loop().create_future()
+        self._order.push(turn.principal, turn, turn.cost)
+        self._settle()
+        if self.waiting > self._most:
+            self._push_out(turn.principal)
+        if turn.deadline < self._due and not told.done():
+            self._due = turn.deadline
+            self._set_timer()
+        try:
+            refused = await told
+        except BaseException:
+            self._abandon(turn)
+            raise
+        if refused is not None:
+            raise refused
+
+    def _abandon(self, turn: Turn) -> None:
+        """Nobody wants its answer any more; it may have its turn already."""
+        if turn.began:
+            self._order.charge(turn.principal, -turn.cost)
+            self._order.finish(turn.principal)
+        else:
+            self._order.remove(turn.principal, turn)
+        self._settle()
+
+    def _push_out(self, newcomer: Principal) -> None:
+        """Refuse whoever has most of the queue for its weight, the newest of its requests first."""
+        turn = self._order.surplus(newcomer)
+        self._order.remove(turn.principal, turn)
+        wait_s = self._rate.retry_after_s(self._order.position(turn.principal))
+        message = f"The model's queue of {self._most} requests is full, and this key has its share of it; try again in"
+        self._refused += self._refuse(turn, Overloaded(f"{message} {wait_s} s.", wait_s))
+        self._settle()
+
+    def _refuse(self, turn: Turn, error: ServingError) -> bool:
+        """False if it was given up in this moment."""
+        self._order.remove(turn.principal, turn)
+        if turn.told is None or turn.told.done():
+            return False
+        turn.told.set_result(error)
+        return True
+
+    def _settle(self) -> None:
+        """Let in whom there is room for. After everything that changes who is inside or waits."""
+        if self._order.waiting:
+            self.expire()
+            while turn := self._order.next(self._most_over()):
+                self._begin(turn)
+        self._rate.busy(self._order.waiting > 0)
+        if self._stopping and not self.inside and not self.waiting:
+            self._empty.set()
+
+    def _most_over(self) -> int:
+        """Who may take a place now: at so many levels over its share, -1 for nobody."""
+        free = self._sequences - self._order.inside
+        over = MOST_OVER
+        while over >= 0 and free <= self._leaves_free[over]:
+            over -= 1
+        return over
+
+    def _begin(self, turn: Turn) -> None:
+        """One that waited."""
+        told = turn.told
+        if told is None or told.done():  # given up in this moment
+            self._order.remove(turn.principal, turn)
+            return
+        over = self._order.over(turn.principal)
+        self._order.start(turn.principal, turn)
+        self._began_now(turn, over, self._clock() - turn.asked_at)
+        told.set_result(None)
+
+    def _began_now(self, turn: Turn, over: int, waited_s: float = 0.0) -> None:
+        turn.began, turn.priority = True, over
+        self._began += 1
+        self._waited_s += waited_s
+        self._mean_wait_s += (waited_s - self._mean_wait_s) / min(self._began, WAITS)
+
+    def _set_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._due < math.inf:
+            rest_s = self._due - self._clock() + A_LITTLE_S
+            self._timer = asyncio.get_running_loop().call_later(rest_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.expire()
+        if not self._timer:  # the clock is behind the loop's
+            self._set_timer()
+        self._settle()
+
+
+def default_reserve(sequences: int) -> int:
+    return max(1, sequences // KEEPS_FREE) if sequences >= KEEPS_FREE else 0
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("The request's deadline passed before the engine had room for it.")
