@@ -101,11 +101,11 @@ class FairOrder(Generic[Item]):
             group.keys.charge(key, extra)
 
     def over(self, principal: Principal) -> int:
-        """How many of the two, the key's group and the key, would have more than their share with its next request.
+        """How many of the two, the key's group and the key, would hold more than their share with its next request.
 
         Shares are of the places, by weight among those that wait or are inside and one more group like this. One place
-        is nobody's excess. Who is far ahead of the order is over its share, too, however few places its tokens took:
-        places out of order do not add up to more tokens. Who has no key is one with everybody else, and never over.
+        is nobody's excess. Both are over if one is far ahead of the order, however few places its tokens took: places
+        out of order do not add up to more tokens. Who has no key is one with everybody else, and never over.
         """
         group, key = self._found(principal)
         return self._over(group, key, key.next_cost)
@@ -119,13 +119,14 @@ class FairOrder(Generic[Item]):
         return math.ceil(self._groups.turn(group, _group_weight(principal), nth))
 
     def surplus(self, newcomer: Principal) -> Item:
-        """The newest request of whoever has most of the queue for their weight: the newcomer's, where some are equal.
+        """The newest request of whoever has most of the queue for their weight; of equals, of who holds most places.
 
-        With the newcomer's among them one group at least has more than its share, and so has one key of it.
+        If that is equal, too, it is the newcomer's. With the newcomer's among them one group at least has more than its
+        share of the queue, and so has one key of it.
         """
         name = _group_name(newcomer)
-        group = max(self._groups.that_wait(), key=lambda each: (each.waiting / each.weight, each.name == name))
-        key = max(group.keys.that_wait(), key=lambda each: (each.waiting / each.weight, each.name == newcomer.key))
+        group = max(self._groups.that_wait(), key=lambda each: (*_held(each), each.name == name))
+        key = max(group.keys.that_wait(), key=lambda each: (*_held(each), each.name == newcomer.key))
         return next(reversed(key.items))
 
     def items(self) -> Iterator[Item]:
@@ -144,9 +145,12 @@ class FairOrder(Generic[Item]):
     def _over(self, group: _Group[Item], key: _Key[Item], cost: float) -> int:
         if not key.name:
             return 0
-        lead, part = self._lead * cost, self._groups.part(group)
+        lead = self._lead * cost
+        if self._groups.ahead(group) > lead or group.keys.ahead(key) > lead:
+            return MOST_OVER
+        part = self._groups.part(group)
         share = self._places * part / (1 + part)
-        return self._groups.over(group, share, lead) + group.keys.over(key, share * group.keys.part(key), lead)
+        return (0 < group.inside > share - 1) + (0 < key.inside > share * group.keys.part(key) - 1)
 
     def _joined(self, principal: Principal) -> tuple[_Group[Item], _Key[Item]]:
         """One more request waits in these."""
@@ -259,9 +263,9 @@ class _Flows(Generic[Flow]):
         """Its weight among those that wait or are inside, as it is."""
         return flow.weight / max(self.weight, flow.weight)
 
-    def over(self, flow: Flow, share: float, lead: float) -> bool:
-        """Whether it would hold more than its share, or is ahead by more tokens than `lead`."""
-        return 0 < flow.inside > share - 1 or (flow.tag - self._time) * flow.weight > lead
+    def ahead(self, flow: Flow) -> float:
+        """Tokens."""
+        return (flow.tag - self._time) * flow.weight
 
     def turn(self, flow: Flow | None, weight: float, nth: float) -> float:
         """When the flow's nth request would come, as many of the others before it as their weights say."""
@@ -299,3 +303,8 @@ def _group_weight(principal: Principal) -> float:
 def _rank(flow: _Flow) -> tuple[float, float]:
     """Of equals, who holds less is first."""
     return flow.tag, flow.inside / flow.weight
+
+
+def _held(flow: _Flow) -> tuple[float, float]:
+    """Of the queue, and of the places."""
+    return flow.waiting / flow.weight, flow.inside / flow.weight

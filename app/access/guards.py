@@ -5,7 +5,7 @@ CURRENT is the principal of the request at hand; where no keys are asked for, it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.access.rules import Need, asking
@@ -66,9 +66,17 @@ def _require_tribunal(ask: TribunalAsk) -> None:
     """A named tribunal may be asked by whoever has its scope; members of one's own choice take theirs."""
     if ask.tribunal or not ask.config:
         require(Need((TRIBUNAL,), ask.tribunal or DEFAULT), "tribunal")
-    config = ask.config or {}
-    for member in (*config.get("members", ()), *([config["chair"]] if config.get("chair") else [])):
-        require_model(member if isinstance(member, str) else str(member.get("model", "")), "config")
+    for model in _models(ask.config or {}):
+        require_model(model, "config")
+
+
+def _models(config: Mapping[str, Any]) -> Iterator[str]:
+    """Of the members and the chair. What is neither a model nor a member, the tribunals refuse themselves."""
+    members = config.get("members")
+    for member in (*(members if isinstance(members, list | tuple) else ()), config.get("chair")):
+        model = member.get("model") if isinstance(member, Mapping) else member
+        if isinstance(model, str):
+            yield model
 
 
 class GuardedRetrieval:

@@ -14,6 +14,7 @@ log = logging.getLogger("corral.gateway")
 TELL_EVERY = 256
 """Answered items are told in so many at once."""
 TIMEOUT_S = 5
+NOBODY = "Nobody can say now whether this key may ask; try again."
 
 
 class ItemQuota(Protocol):
@@ -50,7 +51,7 @@ class KeeperItemQuota:
         try:
             answer = await self._client.post("/items", json={"request": who.request, "key": who.key, "items": items})
         except httpx.HTTPError as error:
-            raise Unavailable("Nobody can say now whether this key may ask; try again.", "starting") from error
+            raise Unavailable(NOBODY, "starting") from error
         if answer.status_code != httpx.codes.OK:
             raise _refusal(answer)
 
@@ -63,6 +64,8 @@ class KeeperItemQuota:
 
 
 def _refusal(answer: httpx.Response) -> ServingError:
+    if answer.status_code not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_REQUEST):
+        return Unavailable(NOBODY, "starting")
     error = answer.json()["error"]
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return OverQuota(error["message"], int(answer.headers.get("retry-after", 1)), error["code"])

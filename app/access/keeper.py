@@ -95,7 +95,7 @@ class Keeper:
             return _refused(403, message, INVALID, "not_allowed", "model" if asked.model else None)
         if asked.method == "POST":
             tokens = self.estimate.tokens(asked.model, asked.body_bytes, asked.answer_tokens)
-            if refusal := self.quota.admit(asked.request, record.id, record.group, tokens):
+            if refusal := self.quota.admit(_held(record.id, asked.request), record.id, record.group, tokens):
                 return self._over(refusal, record)
         left = {name: str(ceil(value)) for name, value in self.quota.headroom(record.id, record.group).items()}
         return Answer(headers={HEADER: principal.to_header(), **left})
@@ -105,7 +105,7 @@ class Keeper:
         record = self._file.by_id.get(key)
         if record is None:
             return Answer()
-        refusal = self.quota.admit_items(request, record.id, record.group, items, 0)
+        refusal = self.quota.admit_items(_held(key, request), key, record.group, items, 0)
         return self._over(refusal, record) if refusal else Answer()
 
     def used(self, batch: str, events: Iterable[Mapping[str, Any]]) -> None:
@@ -118,14 +118,14 @@ class Keeper:
         for event in events:
             prompt, answer = int(event["prompt_tokens"]), int(event["completion_tokens"])
             key, group, model = str(event["key"]), str(event["group"]), str(event["model"])
-            self.quota.used(str(event["request"]), prompt, answer)
+            self.quota.used(_held(key, str(event["request"])), prompt, answer)
             self.ledger.note(key, group, model, Counts(prompt_tokens=prompt, completion_tokens=answer))
             self.tally.tokens(model, prompt, answer)
 
     def items_done(self, request: str, key: str, count: int) -> None:
         """So many items of a bulk call are answered."""
         record = self._file.by_id.get(key)
-        self.quota.items_done(request, count)
+        self.quota.items_done(_held(key, request), count)
         self.ledger.note(key, record.group if record else "", "/bulk", Counts(bulk_items=count))
 
     def ended(self, line: bytes) -> None:
@@ -133,13 +133,14 @@ class Keeper:
         try:
             seen = json.loads(line)
             status = int(seen["status"])
+            request, key, model, path, method = (str(seen[name]) for name in ("id", "key", "model", "path", "method"))
         except (ValueError, KeyError, TypeError):
             return
-        key = "" if seen["key"] == "-" else str(seen["key"])
-        model = str(seen["path"])[:64].split("?")[0] if seen["model"] == "-" else str(seen["model"])
-        self.quota.ended(str(seen["id"]))
+        key = "" if key == "-" else key
+        model = path[:64].split("?")[0] if model == "-" else model
+        self.quota.ended(_held(key, request))
         self.tally.ended(seen, status)
-        if seen["method"] == "POST" and (key or status != 401):
+        if method == "POST" and (key or status != 401):
             record = self._file.by_id.get(key)
             counts = Counts(1, refused=int(400 <= status < 500), failed=int(status >= 500 or status < 200))
             self.ledger.note(key, record.group if record else "", _counted_as(model), counts)
@@ -176,6 +177,11 @@ def edge_keys(file: KeyFile, now: float) -> list[EdgeKey]:
         if record.previous and now < record.previous.until:
             found.append(EdgeKey(record.id, record.previous.salt, record.previous.digest, *most, old=True))
     return found
+
+
+def _held(key: str, request: str) -> str:
+    """A request's id among those of all keys: clients choose their own, and two may choose the same."""
+    return f"{key} {request}"
 
 
 def _counted_as(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from deployments.principal import ADMIN, DOCUMENTS, METRICS, MODELS, RAG, TRIBUNAL, Principal
 from deployments.retrieval.service import collection_of
@@ -30,7 +31,8 @@ class Need:
 
 
 def needed(method: str, path: str, model: str | None = None) -> Need | None:
-    """What a key needs for this request; None if any key will do."""
+    """What a key needs for this request; None if any key will do. Whoever serves an encoded path decodes it, too."""
+    path = unquote(path)
     if path in ADMINS:
         return Need((ADMIN,))
     if path == "/metrics":

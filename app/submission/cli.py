@@ -71,11 +71,15 @@ def up(
 ) -> None:  # fmt: skip
     """Submit the service and wait until its models answer; it runs on after this command ends."""
     from app.launch import LaunchError
+    from app.submission.connect import key_json, own_key
     from app.submission.show import ready_message
 
     submitted = asyncio.run(_submit(profile, name))
+    key = own_key(submitted.job.service)
     if no_wait:
-        _say(as_json, submitted.to_json(), f"job {submitted.job_id} is submitted; `corral slurm status` follows it")
+        text = f"job {submitted.job_id} is submitted; `corral slurm status` follows it"
+        wanted = f"\nRequests need a key: {key.advice}" if key else ""
+        _say(as_json, {**submitted.to_json(), **key_json(key)}, text + wanted)
         return
     try:
         seen = asyncio.run(_follow(submitted, timeout, quiet=as_json))
@@ -83,7 +87,7 @@ def up(
         print_error(f"job {submitted.job_id} goes on; `corral slurm status` shows it, `corral slurm down` ends it")
         raise
     if as_json:
-        print_json(seen.to_json())
+        print_json({**seen.to_json(), **key_json(key)})
     else:
         ready_message(seen)
     if not seen.answering:
@@ -203,12 +207,12 @@ def connect(
 ) -> None:  # fmt: skip
     """Print the ways to the service from here and from a laptop, or open one."""
     from app.launch import LaunchError, NotRunningError
-    from app.submission.connect import ways
+    from app.submission.connect import own_key, ways
 
     seen = asyncio.run(_look(name))
     if seen.address is None or (problem := seen.problem(time.time())):
         raise NotRunningError(problem if seen.address else f"{name!r} has no address (job {seen.job_id} {seen.phase})")
-    found = ways(seen.address, login, port)
+    found = ways(seen.address, login, port, own_key(seen.at.service))
     _say(as_json, found.to_json(), found.lines().rstrip("\n"))
     if forward and (code := subprocess.run(found.forward, check=False).returncode):
         raise LaunchError(f"ssh ended with status {code}; --login names the machine to go through")

@@ -6,18 +6,76 @@ import getpass
 import shlex
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from app.allocation.records import Address
+from app.access.mine import VARIABLE
+from app.access.place import keys_required, own_key_file
+from app.allocation.records import Address, ServiceFolder
+from app.settings import Settings
+
+NODE = "a node"
+"""Services in jobs listen on an address of their node, which is never loopback."""
+
+
+@dataclass(frozen=True)
+class OwnKey:
+    """What its owner asks a service with. file: where the first key lies; None where there is none (any more)."""
+
+    file: Path | None
+
+    @property
+    def text(self) -> str:
+        """For a shell to read the key: it is never printed."""
+        return f"$(cat {shlex.quote(str(self.file))})" if self.file else f"${VARIABLE}"
+
+    @property
+    def header(self) -> str:
+        """For curl."""
+        return f'-H "Authorization: Bearer {self.text}"'
+
+    @property
+    def export(self) -> str:
+        """For Corral's own commands."""
+        return f"export {VARIABLE}={self.text if self.file else 'KEY'}"
+
+    def there(self, login: str) -> str:
+        """For a shell of a laptop, which reads it through `login`."""
+        return f"$({shlex.join(['ssh', login, shlex.join(['cat', str(self.file)])])})" if self.file else self.text
+
+    @property
+    def advice(self) -> str:
+        made = "" if self.file else "  (`corral keys create NAME` makes one)"
+        return f"{self.export}{made}"
+
+
+def own_key(folder: ServiceFolder) -> OwnKey | None:
+    """The key for a service that was submitted; None where it asks for none, or cannot be told."""
+    try:
+        settings = Settings.model_validate_json(folder.settings.read_text())
+    except (OSError, ValueError):
+        return None
+    if not keys_required(settings, NODE):
+        return None
+    file = own_key_file(settings)
+    return OwnKey(file if file.is_file() else None)
+
+
+def key_json(key: OwnKey | None) -> dict[str, str | None]:
+    return {"key_file": str(key.file) if key and key.file else None}
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How to reach `address`. login: user@host of a machine on the cluster's network; local: a laptop's port."""
+    """How to reach `address`. login: user@host of a machine on the cluster's network; local: a laptop's port.
+
+    key: None where none is asked for.
+    """
 
     address: Address
     login: str
     local: int
+    key: OwnKey | None = None
 
     @property
     def forward(self) -> list[str]:
@@ -31,28 +89,36 @@ class Ways:
         return f"http://127.0.0.1:{self.local}/v1"
 
     @property
-    def curl(self) -> list[str]:
-        return ["curl", "-s", f"{self.address.url}/v1/models"]
+    def curl(self) -> str:
+        """A shell's line."""
+        line = shlex.join(["curl", "-s", f"{self.address.url}/v1/models"])
+        return f"{line} {self.key.header}" if self.key else line
 
     def lines(self) -> str:
+        openai_key = self.key.there(self.login) if self.key else "none"
+        commands = f"Corral's commands    {self.key.advice}\n" if self.key else ""
         return (
-            f"From the login node  {shlex.join(self.curl)}\n"
+            f"From the login node  {self.curl}\n"
+            f"{commands}"
             f"From a laptop        {shlex.join(self.forward)}\n"
-            f"and then there       export OPENAI_BASE_URL={self.base_url} OPENAI_API_KEY=none\n"
+            f"and then there       export OPENAI_BASE_URL={self.base_url} OPENAI_API_KEY={openai_key}\n"
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Without the key: who needs it reads key_file."""
+        openai_key = {} if self.key else {"OPENAI_API_KEY": "none"}
         return {
             "url": self.address.url,
-            "login_node": shlex.join(self.curl),
+            "login_node": self.curl,
             "forward": shlex.join(self.forward),
-            "environment": {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": "none"},
+            "environment": {"OPENAI_BASE_URL": self.base_url, **openai_key},
+            **key_json(self.key),
         }
 
 
-def ways(address: Address, login: str | None = None, local: int | None = None) -> Ways:
+def ways(address: Address, login: str | None = None, local: int | None = None, key: OwnKey | None = None) -> Ways:
     """The ways through `login` (unset: this machine), to a laptop's port (unset: the address's own)."""
-    return Ways(address, login or f"{getpass.getuser()}@{_this_machine()}", local or address.port)
+    return Ways(address, login or f"{getpass.getuser()}@{_this_machine()}", local or address.port, key)
 
 
 def _this_machine() -> str:

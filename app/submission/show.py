@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.show import COLOURS, LiveBoard, aligned
-from app.submission.connect import ways
+from app.submission.connect import own_key, ways
 from app.submission.look import Look
 from deployments.status import ModelState
 from slurm.walltime import format_walltime
@@ -126,7 +126,7 @@ def status_table(look: Look) -> None:
 
 
 def ready_message(look: Look) -> None:
-    """The last lines of `corral slurm up`: the address, one curl line, the way in, how to stop."""
+    """The last lines of `corral slurm up`: the address, its key, one curl line, the way in, how to stop."""
     status_table(look)
     if look.address is None:
         return
@@ -134,9 +134,12 @@ def ready_message(look: Look) -> None:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     url, option = look.address.url, "" if look.name == "default" else f" --name {look.name}"
     corral = "corral" if shutil.which("corral") else sys.argv[0]
+    key = own_key(look.at.service)
+    key_line, header = (f"Key      {key.advice}\n", f"{key.header} ") if key else ("", "")
     sys.stdout.write(
         f"\nAddress  {url}/v1  (any OpenAI client; docs at {url}/docs)\n"
-        f"Try      curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
+        f"{key_line}"
+        f"Try      curl -s {url}/v1/chat/completions {header}-H 'Content-Type: application/json' -d '{body}'\n"
         f"Laptop   {' '.join(ways(look.address).forward)}\n"
         f"Stop     {corral} slurm down{option}\n"
     )

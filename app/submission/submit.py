@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.access.keys import FIRST_KEY, first_key
+from app.access.place import keys_file, keys_required
 from app.allocation.records import KINDS, JobRecord, ServiceFolder, ServiceJob
 from app.launch import LaunchError
 from app.settings import Settings, SettingsError
 from app.submission.checks import check_folders, doubts, fitted, offline
+from app.submission.connect import NODE
 from app.submission.spec import cache_folders, cluster_of, comment, job_name, job_spec, write_script
 from app.submission.state import Known, remember
 from slurm.client import SlurmClient
@@ -24,6 +27,8 @@ from slurm.errors import SlurmError, Unavailable, Unsure
 from slurm.jobs import Job
 from slurm.timeline import append
 
+RESERVED = ("cache", "home", "weights", "keys.json", "keys.json.lock", FIRST_KEY)
+"""What else lies beside the folders of services."""
 LOOKS, LOOK_S = 10, 3.0
 """How often, and how far apart, a job is looked for whose submission was cut off."""
 Sleep = Callable[[float], Awaitable[None]]
@@ -43,7 +48,7 @@ class Submitted:
 
 def service_folder(settings: Settings, name: str) -> ServiceFolder:
     """Where this user's service of that name lies. Raises SettingsError for a name that is no folder's."""
-    if not name or name.startswith((".", "-")) or "/" in name or name in ("cache", "home", "weights"):
+    if not name or name.startswith((".", "-")) or "/" in name or name in RESERVED:
         raise SettingsError(f"--name: {name!r} cannot be a service's name on SLURM; take letters, digits, - and _")
     return ServiceFolder.of(cluster_of(settings).shared, getpass.getuser(), name)
 
@@ -66,13 +71,14 @@ async def submit(
     sleep: Sleep = asyncio.sleep,
     clock: Callable[[], float] = time.time,
 ) -> Submitted:
-    """Submit a service. Raises SettingsError for what can be told before, LaunchError if it runs already, SlurmError.
+    """Submit a service. Raises SettingsError for what can be told before, LaunchError if it runs already, SlurmError,
+    KeysError.
 
     After Unsure the job may exist all the same; its folder stays.
     """
     folder = service_folder(settings, name)
     check_folders(settings)
-    settings = fitted(offline(settings, folder), await client.partitions())
+    settings = fitted(offline(_anchored(settings), folder), await client.partitions())
     if running := await live_jobs(folder, client):
         raise LaunchError(
             f"job {running[0].id} of {name!r} still waits or runs ({running[0].state.value}); "
@@ -123,12 +129,14 @@ async def _look_for(client: SlurmClient, job: ServiceJob, before: set[int], lost
 
 
 def _create(settings: Settings, folder: ServiceFolder, name: str, clock: Callable[[], float]) -> ServiceJob:
-    """The folders and files of a new job. Raises SettingsError."""
+    """The folders and files of a new job, and the first key where there is none. Raises SettingsError, KeysError."""
     job_spec(settings, ServiceJob(folder.jobs / "check"), name)  # nothing is written for what cannot be rendered
     try:
         folder.create()
         for each in cache_folders(folder):
             each.mkdir(mode=0o700, exist_ok=True)
+        if keys_required(settings, NODE):
+            first_key(keys_file(settings), clock)
         folder.address.unlink(missing_ok=True)
         _write_private(folder.settings, settings.model_dump_json(indent=1))
         job = folder.new_job()
@@ -137,6 +145,13 @@ def _create(settings: Settings, folder: ServiceFolder, name: str, clock: Callabl
     except OSError as error:
         raise SettingsError(f"cluster.shared: {error.filename or folder.path}: {error.strerror}") from None
     return job
+
+
+def _anchored(settings: Settings) -> Settings:
+    """The settings with the keys' file found from everywhere: the job runs in another folder."""
+    if settings.access.file is None:
+        return settings
+    return settings.model_copy(update={"access": settings.access.model_copy(update={"file": keys_file(settings)})})
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,11 +29,13 @@ class Outcome:
 class Load:
     """`users` threads that ask, think and ask again, each time whom `address` names; where it names nobody they wait.
 
+    key: the header that they are let in with.
     All nodes share two cores here: users who never think would slow down the start of what replaces a lost replica.
     """
 
     model: str
     address: Callable[[], str | None]
+    key: Mapping[str, str]
     users: int = 4
     tokens: int = 24
     think_s: float = 1.0
@@ -60,7 +62,7 @@ class Load:
                 thread.join(REQUEST_S)
 
     def _user(self) -> None:
-        with httpx.Client(timeout=REQUEST_S, trust_env=False) as client:
+        with httpx.Client(headers=self.key, timeout=REQUEST_S, trust_env=False) as client:
             while not self._over.is_set():
                 if url := self.address():
                     self.outcomes.append(self._request(client, url))
@@ -83,8 +85,8 @@ class Load:
 class Balancer:
     """Asks /ready every second, as a load balancer does, and names the address only while it says yes."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, key: Mapping[str, str]) -> None:
+        self.url, self._key = url, key
         self.ready = True
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask)
@@ -103,6 +105,7 @@ class Balancer:
     def _ask(self) -> None:
         while not self._over.wait(1):
             try:
-                self.ready = httpx.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200
+                answer = httpx.get(f"{self.url}/ready", headers=self._key, timeout=5, trust_env=False)
+                self.ready = answer.status_code == 200
             except httpx.HTTPError:
                 self.ready = False

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
+from app.access.keys import FIRST_KEY
 from app.allocation.records import Address, JobStatus, ServiceFolder, ServiceJob
 from slurm.timeline import Start, parse_timeline, starts
 from tests.slurm.cluster import SlurmCluster
@@ -87,6 +88,16 @@ class SlurmService:
         return ServiceFolder.of(self.slurm.shared, self.user.name, self.name)
 
     @property
+    def key_file(self) -> Path:
+        """The user's first key, which all their services take."""
+        return self.folder.path.with_name(FIRST_KEY)
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The header that a request is let in with."""
+        return {"authorization": f"Bearer {self.key_file.read_text().strip()}"}
+
+    @property
     def job(self) -> ServiceJob:
         job = self.folder.latest()
         assert job is not None, f"{self.name} was not submitted"
@@ -114,7 +125,9 @@ class SlurmService:
     def ask(self, model: str, url: str = "") -> httpx.Response:
         body = {"model": model, "messages": HELLO, "max_tokens": 24, "temperature": 0}
         address = url or self.address.url
-        return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=PATIENCE_S, trust_env=False)
+        return httpx.post(
+            f"{address}/v1/chat/completions", json=body, headers=self.key, timeout=PATIENCE_S, trust_env=False
+        )
 
     def start(self) -> Start:
         """The last start of the job, out of its timeline."""

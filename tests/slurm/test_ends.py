@@ -33,9 +33,9 @@ def test_walltime_under_load_hands_over(slurm: SlurmCluster, service: SlurmServi
     times = {"walltime": "0:03:00", "drain_s": 60, "lead_s": 60, "successor": True}
     service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1), **times))
     old = service.address
-    following = Load(MODEL, lambda: service.address.url)
-    with Balancer(old.url) as balancer:
-        keeping = Load(MODEL, balancer)
+    following = Load(MODEL, lambda: service.address.url, service.key)
+    with Balancer(old.url, service.key) as balancer:
+        keeping = Load(MODEL, balancer, service.key)
         with keeping.going(), following.going():
             until(lambda: service.address.job_id != old.job_id, what="the successor's address")
             until(lambda: len([each for each in following.outcomes if each.url != old.url]) > 20)

@@ -11,6 +11,7 @@ import pytest
 
 from app.allocation.records import Address
 from tests.serve.service import title
+from tests.slurm import strangers
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.load import Balancer, Load
 from tests.slurm.service import SlurmService, nodes, profile, small_model
@@ -47,14 +48,36 @@ def test_a_person_sees_what_goes_on(herd: SlurmService) -> None:
         assert word in seen
 
 
-def test_chat_from_another_address(herd: SlurmService) -> None:
-    """From the host, which is no machine of the cluster, and from the login machine with nothing but curl's means."""
+def test_chat_with_the_first_key_from_another_address(herd: SlurmService) -> None:
+    """From the host, which is no machine of the cluster."""
     answer = herd.ask("pocket-1b")
     assert answer.status_code == 200, answer.text
     assert "Corral" in answer.json()["choices"][0]["message"]["content"]
-    script = f"import httpx; print(httpx.get('{herd.address.url}/v1/models').json()['data'][0]['id'])"
-    said = herd.slurm.login.enter(sys.executable, "-c", script, user=herd.slurm.bob)
-    assert said.stdout == "pocket-1b\n"
+
+
+ASK = """
+import sys, httpx
+key = sys.stdin.read()
+answer = httpx.get(sys.argv[1], headers={"authorization": key} if key else {}, trust_env=False)
+print(answer.status_code, answer.text)
+"""
+
+
+def test_another_user_needs_a_key_and_cannot_read_it(herd: SlurmService) -> None:
+    login, bob = herd.slurm.login, herd.slurm.bob
+
+    def told(key: str) -> str:
+        return login.enter(sys.executable, "-c", ASK, f"{herd.address.url}/v1/models", user=bob, text=key).stdout
+
+    stolen = login.enter("cat", str(herd.key_file), user=bob, check=False)
+    assert (stolen.stdout, "Permission denied" in stolen.stderr) == ("", True)
+    assert login.enter("cat", str(herd.key_file), user=herd.user).stdout.startswith("corral-")
+    refused = told("")
+    assert refused.startswith("401 ")
+    assert "missing_api_key" in refused
+    answered = told(herd.key["authorization"])
+    assert answered.startswith("200 ")
+    assert "pocket-1b" in answered
 
 
 def test_each_node_has_joined_with_its_cpus(herd: SlurmService) -> None:
@@ -67,7 +90,10 @@ def test_each_node_has_joined_with_its_cpus(herd: SlurmService) -> None:
 def test_status_list_and_connect_say_where_it_is(herd: SlurmService) -> None:
     url = herd.address.url
     assert url in herd.corral("status").stdout
-    assert url in herd.corral("connect").stdout
+    ways = herd.corral("connect").stdout
+    assert url in ways
+    assert f"export CORRAL_API_KEY=$(cat {herd.key_file})" in ways
+    assert herd.key_file.read_text().strip() not in ways
     (line,) = [line for line in herd.corral("list").stdout.splitlines() if "herd" in line]
     assert str(herd.address.job_id) in line
 
@@ -78,7 +104,7 @@ def test_logs_of_all_nodes_can_be_read_on_the_login_machine(herd: SlurmService) 
 
 
 def test_what_it_leaves_on_the_shared_folder_is_for_its_owner_alone(herd: SlurmService) -> None:
-    for path in (herd.job.token, herd.folder.settings, herd.folder.address, herd.job.status_file):
+    for path in (herd.key_file, herd.job.token, herd.folder.settings, herd.folder.address, herd.job.status_file):
         assert path.stat().st_mode & 0o077 == 0, path
     looked = herd.slurm.login.enter("ls", str(herd.folder.path), user=herd.slurm.bob, check=False)
     assert "Permission denied" in looked.stderr
@@ -89,6 +115,23 @@ def test_rays_dashboard_listens_on_loopback_alone(herd: SlurmService) -> None:
     said = [line.split()[3] for line in herd.slurm.room["n1"].enter("ss", "-Hltn").stdout.splitlines()]
     assert f"{herd.address.host}:{herd.address.port}" in said
     assert [address for address in said if address.endswith(f":{block + 3}")] in ([], [f"127.0.0.1:{block + 3}"])
+
+
+def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> None:
+    """From every port and socket of the service, and from its files: refusals, health, and the page's own files."""
+    slurm, address = herd.slurm, herd.address
+    found = strangers.ports(slurm, herd.user)
+    folders = ["/tmp", "/dev/shm"]  # noqa: S108
+    visits = [strangers.visit(node, slurm.bob, herd.user, found, folders) for node in slurm.nodes]
+    replies = [reply for visit in visits for reply in visit.replies]
+    at_edge = [reply for reply in replies if reply.port.number == address.port and reply.path == "/v1/models"]
+    assert {reply.status for reply in at_edge} == {401}
+    assert all(any(reply.is_http for reply in visit.replies) for visit in visits)
+    leaks = [reply for reply in replies if not strangers.harmless(reply, (address.host, address.port))]
+    assert not leaks, f"leaks:\n{strangers.by_port(leaks)}\n\nall:\n{strangers.by_port(replies)}"
+    for node, visit in zip(slurm.nodes, visits, strict=True):
+        assert any(f"/tmp/corral-{address.job_id}" in path for path in visit.tried), (node.name, visit.tried)
+        assert (visit.sockets, visit.files) == ([], []), node.name
 
 
 @pytest.mark.parametrize("who", ["bob", "alice"])
@@ -118,7 +161,7 @@ def test_a_node_crash_under_load_costs_what_was_in_flight_there(herd: SlurmServi
     """Then the service is whole again on the node that was idle, and a node that comes back joins anew."""
     slurm = herd.slurm
     victim = next(name for name in ("n3", "n2") if _holds_a_replica(herd, name))
-    with Load("pocket-1b", lambda: herd.address.url).going() as load:
+    with Load("pocket-1b", lambda: herd.address.url, herd.key).going() as load:
         until(lambda: len(load.outcomes) > 20)
         before = len(load.failed)
         moment = time.time()
@@ -147,11 +190,11 @@ def _holds_a_replica(herd: SlurmService, node: str) -> bool:
 
 def test_a_drain_under_load_fails_no_request(herd: SlurmService, before: set[str]) -> None:
     url = herd.address.url
-    with Balancer(url) as balancer, Load("pocket-1b", balancer).going() as load:
+    with Balancer(url, herd.key) as balancer, Load("pocket-1b", balancer, herd.key).going() as load:
         until(lambda: len(load.outcomes) > 20)
         herd.corral("drain")
         until(lambda: not balancer.ready, what="/ready turned 503")
-        answer = httpx.get(f"{url}/ready", timeout=10, trust_env=False)
+        answer = httpx.get(f"{url}/ready", headers=herd.key, timeout=10, trust_env=False)
         assert (answer.status_code, answer.json()["draining"]) == (503, True)
         until(lambda: not Address.read(herd.folder.address), what="the address withdrawn")
     assert load.failed == []

@@ -210,8 +210,7 @@ def test_a_request_that_asks_again_keeps_no_other_in_the_tables() -> None:
     assert admit_many(quota, "a", key="k") == [True]
     before = quota.size
     clock.now += 30 + BUCKET_S
-    # the request b, its key, and the first buckets: two of b's key, two of the group, one of a's key
-    assert before - quota.size == 7
+    assert before - quota.size == 4  # the request b, and its key with two buckets
 
 
 def test_headroom_is_of_whichever_has_less_left() -> None:
@@ -552,5 +551,5 @@ class Recount(RuleBasedStateMachine):
         assert (self.quota.size == 0) == (not self.log)
 
 
-Recount.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+Recount.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestRecount = Recount.TestCase

@@ -400,6 +400,8 @@ def test_of_equals_the_newcomer_gives_up() -> None:
     of_a, of_b = engine.ask(A), engine.ask(B)
     assert engine.order.surplus(A) == of_a
     assert engine.order.surplus(B) == of_b
+    engine.order.enter(A, 1)
+    assert engine.order.surplus(B) == of_a  # has a place already
 
 
 def test_the_group_with_most_gives_up_and_in_it_the_key_with_most() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,11 @@ class Request:
         self.outcomes: list[str] = []
         self.error: Exception | None = None
         self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self.outcomes.append("cancelled")
 
     async def _run(self) -> None:
         try:
@@ -55,7 +61,7 @@ class Request:
                     self.inside = False
         except asyncio.CancelledError:
             if not self.outcomes:
-                self.outcomes.append("cancelled")
+                raise
         except (Overloaded, DeadlineExceeded, Unavailable) as error:
             self.error = error
             self.outcomes.append(type(error).__name__)
@@ -78,7 +84,7 @@ async def asked(
 
 
 async def all_ended(*requests: list[Request]) -> None:
-    for request in sum(requests, []):
+    for request in chain(*requests):
         request.task.cancel()
     await settle()
 
@@ -158,13 +164,13 @@ async def test_many_quiet_keys_use_all_places() -> None:
 
 
 @pytest.mark.parametrize("flooding", [2, 5, 9])
-async def test_more_than_one_flood_leaves_the_reserve_free_too(flooding: int) -> None:
+async def test_more_than_one_flood_leaves_places_free_too(flooding: int) -> None:
     turns = Turns(64, 4000)
-    floods = [await asked(turns, Principal(str(number)), 70) for number in range(flooding)]
-    for requests in floods:
-        for request in requests[:5]:
-            await request.end()
-    assert turns.inside == 56
+    floods = [await asked(turns, Principal(str(number)), 150) for number in range(flooding)]
+    chance = random.Random(1)
+    for _ in range(180):
+        await chance.choice([request for request in chain(*floods) if request.inside]).end()
+    assert 56 <= turns.inside <= 60  # one that has less than its share for a moment may take of the reserve
     assert (await asked(turns, QUIET, 1))[0].inside
     await all_ended(*floods)
 
@@ -398,7 +404,7 @@ async def test_what_was_really_used_counts() -> None:
     requests = {each: await asked(turns, each, 40, cost=100) for each in (hog, modest)}
     began: list[Principal] = []
     for _ in range(30):
-        request = next(each for each in sum(requests.values(), []) if each.inside)
+        request = next(each for each in chain(*requests.values()) if each.inside)
         began.append(request.principal)
         request.turn.used(200)
         request.turn.used(900 if request.principal is hog else 100)  # told again
@@ -483,7 +489,7 @@ def test_the_newest_times_count_most() -> None:
     assert 5 < rate.per_s() < 8
 
 
-@pytest.mark.parametrize(("position", "seconds"), [(1, 1), (4, 2), (5, 3), (40, 20), (500, 60)])
+@pytest.mark.parametrize(("position", "seconds"), [(1, 1), (3, 2), (5, 3), (39, 20), (500, 60)])
 def test_retry_after_is_rounded_up_and_bounded(position: int, seconds: int) -> None:
     clock = Clock()
     rate = ServiceRate(clock, memory_s=1e9)
@@ -493,6 +499,10 @@ def test_retry_after_is_rounded_up_and_bounded(position: int, seconds: int) -> N
         clock.now += 0.5
         rate.ended()
     assert rate.retry_after_s(position) == seconds
+
+
+WARM_S = 50
+"""Who came first had an idle engine; shares are counted from then on."""
 
 
 @dataclass
@@ -516,7 +526,7 @@ async def _use(turns: Turns, law: Law, chance: random.Random, until_s: float) ->
         asked_at = now()
         async with turns.turn(law.principal, law.cost):
             law.waits_s.append(now() - asked_at)
-            law.tokens += law.cost
+            law.tokens += law.cost if WARM_S <= now() < until_s else 0
             await asyncio.sleep(law.work_s * chance.uniform(0.5, 1.5))
         law.done += 1
 
@@ -557,8 +567,8 @@ def test_shares_are_of_tokens_whatever_a_request_costs_and_takes(weight: int, co
     one, other = simulated(
         [Law(FLOOD, 200, 2, users=60), Law(Principal("heavy", weight=weight), cost, work_s, users=60)], 16, until_s=400
     )
-    lead = default_reserve(16) + 17  # ahead by the reserve, and the last ones at the end of the queue go without others
-    assert abs(one.tokens - other.tokens / weight) <= (lead + 60) * (200 + cost / weight)
+    ahead = default_reserve(16) + 2
+    assert abs(one.tokens - other.tokens / weight) <= ahead * (200 + cost / weight)
 
 
 def test_ten_keys_of_a_group_get_what_one_key_of_another_gets() -> None:

@@ -1,0 +1,307 @@
+"""A real HAProxy checks keys by itself, and asks a real keeper about each request that has one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.access.keeper import edge_keys
+from app.access.keeper_app import KeeperConfig
+from app.access.keys import KeyRecord, KeyStore
+from app.access.limits import Limits
+from app.edge import Edge, EdgeSpec
+from app.ports import free_ports
+from deployments.principal import HEADER, SECRET_HEADER, Principal
+from tests.edge.backend import Backend
+from tests.edge.conftest import MakeSpec
+
+CHAT, ASKED = "/v1/chat/completions", {"model": "m-a", "max_tokens": 8}
+SECRET = "5ec2e7"
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+@dataclass
+class Kept:
+    """An edge with a keeper beside it, and their keys."""
+
+    edge: Edge
+    client: httpx.AsyncClient
+    store: KeyStore
+    folder: Path
+    config: KeeperConfig
+    keeper: asyncio.subprocess.Process
+
+    async def create(self, **options: object) -> tuple[KeyRecord, str]:
+        record, text = self.store.create("somebody", **options)  # type: ignore[arg-type]
+        await self.take()
+        return record, text
+
+    async def take(self) -> None:
+        """Have the edge and the keeper know what the file says, as the service does every second."""
+        await self.edge.set_keys(edge_keys(self.store.load(), time.time()))
+        await asyncio.sleep(1.2)
+
+    async def ask(self, text: str, **more: object) -> httpx.Response:
+        return await self.client.post(CHAT, json={**ASKED, **more}, headers=bearer(text))
+
+
+async def started(config: KeeperConfig) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app.access.keeper_app", stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin
+    process.stdin.write(config.to_json().encode() + b"\n")
+    process.stdin.close()
+    while not (Path(config.folder) / "keeper.sock").exists():
+        assert process.returncode is None
+        await asyncio.sleep(0.02)
+    return process
+
+
+@pytest.fixture
+def spec(make_spec: MakeSpec) -> EdgeSpec:
+    return make_spec(secret=SECRET, keeper=True, admission=True, bufsize=64 << 10, max_body=1 << 20)
+
+
+@pytest.fixture
+async def kept(spec: EdgeSpec, serve: Backend, tmp_path: Path) -> AsyncIterator[Kept]:
+    spec.workdir.mkdir(mode=0o700)
+    keys, port = tmp_path / "keys.json", free_ports(1)[0]
+    models = {"m-a": 2048, "m-a.lora": 2048, "m-b": 2048}
+    config = KeeperConfig(
+        str(spec.workdir), "127.0.0.1", port, SECRET, str(keys), str(tmp_path / "usage.db"), models
+    )  # fmt: skip
+    edge, keeper = Edge(spec), await started(config)
+    await edge.start()
+    url = f"http://{spec.host}:{spec.port}"
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        kept = Kept(edge, client, KeyStore(keys), spec.workdir, config, keeper)
+        yield kept
+    await edge.stop(drain_s=1)
+    if kept.keeper.returncode is None:
+        kept.keeper.terminate()
+    await kept.keeper.wait()
+
+
+async def test_without_a_key_only_health_and_the_page_answer(kept: Kept, serve: Backend) -> None:
+    for path in ("/health", "/", "/static/main.js"):
+        assert (await kept.client.get(path)).status_code == 200, path
+    serve.seen.clear()
+    for path in (
+        "/ready",
+        "/metrics",
+        "/v1/models",
+        "/docs",
+        "/v1/usage",
+        "/v1/rag/collections",
+        "/static",
+        "/health/",
+    ):
+        answer = await kept.client.get(path)
+        assert answer.status_code == 401, path
+        assert answer.headers["www-authenticate"] == 'Bearer realm="corral"'
+        assert answer.json()["error"]["code"] == "missing_api_key"
+    assert (await kept.client.post(CHAT, json=ASKED)).json()["error"]["code"] == "missing_api_key"
+    assert serve.seen == []
+
+
+WRONG = [
+    "x", "corral-", "corral-abcdefgh-", f"corral-abcdefgh-{'a' * 48}", f"corral-ABCDEFGH-{'a' * 48}",
+    f"sk-{'a' * 48}", "a" * 5000, "corral-abcdefgh.old-" + "a" * 48, "Bearer",
+]  # fmt: skip
+
+
+async def test_wrong_keys_reach_nothing(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create()
+    near = [text[:-1], f"{text}0", text[:-1] + ("0" if text[-1] != "0" else "1"), text.upper(), f"{text} x"]
+    for wrong in [*WRONG, *near]:
+        for headers in ({"authorization": f"Bearer {wrong}"}, {"x-api-key": wrong}, {"authorization": wrong}):
+            answer = await kept.client.post(CHAT, json=ASKED, headers=headers)
+            assert answer.status_code == 401, headers
+            assert wrong not in answer.text or len(wrong) < 8
+    assert serve.seen == []
+
+
+async def test_a_key_is_taken_in_both_headers_and_not_passed_on(kept: Kept, serve: Backend) -> None:
+    record, text = await kept.create(scopes=("models", "rag:a"), weight=2.5)
+    liar = {HEADER: Principal(scopes=("admin",)).to_header(), SECRET_HEADER: "mine", "x-corral-more": "1"}
+    for headers in (bearer(text), {"authorization": f"bEaReR   {text}"}, {"x-api-key": text}):
+        serve.seen.clear()
+        answer = await kept.client.post(CHAT, json=ASKED, headers={**headers, **liar, "x-request-id": "r-1"})
+        assert answer.status_code == 200, answer.text
+        (seen,) = serve.seen
+        assert seen.path == f"/models/m-a{CHAT}"
+        assert seen.all(SECRET_HEADER) == [SECRET]
+        assert Principal.from_header(seen.all(HEADER)[0]) == Principal(record.id, "", record.scopes, 2.5, 1, "r-1")
+        assert seen.all("x-corral-more") == []
+        assert text not in str(seen.headers)
+    log = (kept.folder / "edge.log").read_text()
+    assert f'"key":"{record.id}"' in log
+    assert text.rpartition("-")[2] not in log
+
+
+async def test_scopes_are_held_before_anything_is_passed_on(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(scopes=("models:m-b",))
+    assert (await kept.ask(text, model="m-b")).status_code == 200
+    serve.seen.clear()
+    for answer in (
+        await kept.ask(text),
+        await kept.ask(text, model="m-a.lora"),
+        await kept.ask(text, model="tribunal"),
+        await kept.client.get("/metrics", headers=bearer(text)),
+        await kept.client.post("/v1/tribunal", json={}, headers=bearer(text)),
+        await kept.client.get("/v1/rag/collections", headers=bearer(text)),
+        await kept.client.post("/v1/load_lora_adapter", json={}, headers=bearer(text)),
+    ):
+        assert answer.status_code == 403, answer.text
+        assert "it needs the scope" in answer.json()["error"]["message"]
+    assert serve.seen == []
+
+
+async def test_revoking_ends_a_key_and_rotating_replaces_it(kept: Kept) -> None:
+    record, text = await kept.create()
+    _, other = await kept.create()
+    _, fresh = kept.store.rotate(record.id, grace_s=3600)
+    await kept.take()
+    assert [(await kept.ask(each)).status_code for each in (text, fresh)] == [200, 200]
+    kept.store.rotate(record.id)
+    await kept.take()
+    assert [(await kept.ask(each)).status_code for each in (text, fresh, other)] == [401, 401, 200]
+    kept.store.revoke(other)
+    await kept.take()
+    assert (await kept.ask(other)).status_code == 401
+
+
+async def test_no_more_requests_at_once_than_allowed(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(limits=Limits(concurrent_requests=3))
+    serve.hold = asyncio.Event()
+    asking = [asyncio.create_task(kept.ask(text)) for _ in range(12)]
+    while len(serve.seen) < 3 or sum(task.done() for task in asking) < 9:
+        await asyncio.sleep(0.01)
+    refused = [task.result() for task in asking if task.done()]
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {(429, "quota_concurrent")}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    serve.hold.set()
+    assert [(await task).status_code for task in asking].count(200) == 3
+    assert len(serve.seen) == 3
+    assert (await kept.ask(text)).status_code == 200
+
+
+async def test_a_client_that_leaves_gives_its_place_back(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(limits=Limits(concurrent_requests=1))
+    serve.hold = asyncio.Event()
+    left = asyncio.create_task(kept.ask(text))
+    await serve.arrived.wait()
+    assert (await kept.ask(text)).status_code == 429
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    serve.hold.set()
+    for _ in range(100):
+        if (await kept.ask(text)).status_code == 200:
+            break
+        await asyncio.sleep(0.05)
+    assert (await kept.ask(text)).status_code == 200
+
+
+async def test_groups_share_their_places(kept: Kept, serve: Backend) -> None:
+    kept.store.set_group("physics", Limits(concurrent_requests=2))
+    keys = [(await kept.create(group="physics"))[1] for _ in range(3)]
+    _, free = await kept.create()
+    serve.hold = asyncio.Event()
+    asking = [asyncio.create_task(kept.ask(text)) for text in [*keys, free]]
+    while len(serve.seen) < 3 or not any(task.done() for task in asking):
+        await asyncio.sleep(0.01)
+    serve.hold.set()
+    statuses = [(await task).status_code for task in asking]
+    assert sorted(statuses[:3]) == [200, 200, 429]
+    assert statuses[3] == 200
+
+
+async def test_rates_are_refused_with_when_to_come_again(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(limits=Limits(requests_per_minute=2, tokens_per_minute=100_000))
+    answers = [await kept.ask(text) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert [answer.headers.get("x-ratelimit-remaining-requests") for answer in answers] == ["1", "0", "0", "0"]
+    assert answers[0].headers["x-ratelimit-limit-tokens"] == "100000"
+    assert answers[3].json()["error"]["code"] == "quota_requests"
+    assert 50 <= int(answers[3].headers["retry-after"]) <= 61
+    assert len(serve.seen) == 2
+    _, small = await kept.create(limits=Limits(tokens_per_minute=50))
+    never = await kept.ask(small, max_tokens=100)
+    assert never.status_code == 400
+    assert never.json()["error"]["code"] == "quota_tokens_too_many"
+    assert "retry-after" not in never.headers
+
+
+async def test_no_interleaving_gets_past_a_quota(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(limits=Limits(requests_per_minute=40))
+    statuses = [answer.status_code for answer in await asyncio.gather(*(kept.ask(text) for _ in range(120)))]
+    assert statuses.count(200) == 40 == len(serve.seen)
+    assert statuses.count(429) == 80
+
+
+async def test_usage_is_told_and_survives_a_killed_keeper(kept: Kept, serve: Backend) -> None:
+    record, text = await kept.create()
+    assert (await kept.ask(text)).status_code == 200
+    events = [{"request": "r", "key": record.id, "group": "", "model": "m-a", "prompt_tokens": 5,
+               "completion_tokens": 7, "outcome": "done"}]  # fmt: skip
+    inside = httpx.AsyncClient(base_url=f"http://127.0.0.1:{kept.config.port}", trust_env=False)
+    async with inside:
+        assert (await inside.post("/used", json={"batch": "b", "events": events})).status_code == 401
+        told = {"batch": "b", "events": events}
+        for _ in range(2):
+            assert (await inside.post("/used", json=told, headers={SECRET_HEADER: SECRET})).status_code == 204
+    await asyncio.sleep(1.5)
+    before = (await kept.client.get("/v1/usage", headers=bearer(text))).json()["data"]
+    assert [(row["model"], row["requests"], row["prompt_tokens"]) for row in before] == [("m-a", 1, 5)]
+    kept.keeper.kill()
+    await kept.keeper.wait()
+    asking = asyncio.create_task(kept.ask(text))
+    (kept.folder / "keeper.sock").unlink()
+    kept.keeper = await started(kept.config)
+    assert (await asking).status_code == 200
+    after = (await kept.client.get("/v1/usage", headers=bearer(text))).json()["data"]
+    assert after[0]["prompt_tokens"] == 5
+    assert after[0]["name"] == "somebody"
+
+
+async def test_without_a_keeper_nobody_is_let_in(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create()
+    kept.keeper.kill()
+    await kept.keeper.wait()
+    answer = await kept.ask(text)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "admission_unavailable"
+    assert answer.headers["retry-after"] == "1"
+    assert serve.seen == []
+
+
+async def test_keys_outlive_a_reload_and_a_restart(kept: Kept, spec: EdgeSpec) -> None:
+    _, text = await kept.create()
+    await kept.edge.reload(spec)
+    assert (await kept.ask(text)).status_code == 200
+    assert kept.edge.pid
+    os.kill(kept.edge.pid, 9)
+    await kept.edge.wait()
+    await kept.edge.start()
+    assert (await kept.ask(text)).status_code == 200
+
+
+async def test_a_body_that_names_strange_models_harms_nothing(kept: Kept, serve: Backend) -> None:
+    _, text = await kept.create(scopes=("admin",))
+    for model in ("m-a\r\nx-key: other", "m-a\nx-corral-answer: 1", '"', "\\", "\x00", "ä" * 400, "x" * 9000):
+        content = json.dumps({"model": model}).encode()
+        answer = await kept.client.post(CHAT, content=content, headers=bearer(text))
+        assert answer.status_code == 200, (model, answer.text)

@@ -1,0 +1,79 @@
+"""Tries what others listen on, as whoever runs it: HTTP on TCP ports, connections to Unix sockets, files.
+
+Standard input: {"tcp": [[host, port], ...], "unix": [path, ...], "folders": [...], "owner": uid}. Answers in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+PATHS = (
+    "/", "/static/main.js", "/v1/models", "/v1/usage", "/metrics", "/-/routes", "/-/healthz", "/health", "/admit",
+    "/internal/replicas", "/docs",
+)  # fmt: skip
+UPGRADES = ("/", "/v1/models", "/-/routes")
+UPGRADE = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+SILENCE_S = 3.0
+MOST = 65_536
+
+
+def ask(host: str, port: int, path: str, upgrade: bool) -> str:
+    """All that comes back, as latin-1; "" where nothing does."""
+    extra = f"Connection: Upgrade\r\n{UPGRADE}" if upgrade else "Connection: close\r\n"
+    got = b""
+    try:
+        with socket.create_connection((host, port), SILENCE_S) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{extra}\r\n".encode())
+            while len(got) < MOST and (piece := connection.recv(MOST)):
+                got += piece
+    except OSError:  # refused, reset or silent: what came until then counts
+        pass
+    return got.decode("latin-1")
+
+
+def questions(ports: list[tuple[str, int]]) -> list[tuple[str, int, str, bool]]:
+    asked = [(path, False) for path in PATHS] + [(path, True) for path in UPGRADES]
+    return [(host, port, path, upgrade) for host, port in ports for path, upgrade in asked]
+
+
+def connects(path: str) -> bool:
+    """Whether that socket, or for a name that begins with @ that abstract one, lets us in."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as client:
+            try:
+                client.connect(f"\0{path[1:]}" if path.startswith("@") else path)
+            except OSError:
+                continue
+            return True
+    return False
+
+
+def open_to_us(folder: str, owner: int) -> Iterator[str]:
+    """Files of that user which may be read or written, or listed."""
+    for at, folders, files in os.walk(folder):
+        for path in (os.path.join(at, name) for name in (*folders, *files)):  # noqa: PTH118
+            if os.lstat(path).st_uid == owner and any(os.access(path, how) for how in (os.R_OK, os.W_OK)):
+                yield path
+
+
+def main() -> None:
+    wanted: dict[str, Any] = json.load(sys.stdin)
+    asked = questions([(host, port) for host, port in wanted["tcp"]])
+    with ThreadPoolExecutor(16) as pool:
+        said = list(pool.map(lambda question: ask(*question), asked))
+    told = {
+        "tcp": [[*question, answer] for question, answer in zip(asked, said, strict=True)],
+        "unix": [path for path in wanted["unix"] if connects(path)],
+        "files": [path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"])],
+    }
+    json.dump(told, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

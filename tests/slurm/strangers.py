@@ -1,0 +1,176 @@
+"""What another user of the nodes gets from everything that a service listens on and keeps there."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.machines import REPOSITORY, Machine, User
+
+KNOCK = Path(__file__).with_name("knock.py")
+PAGE = REPOSITORY / "app/static"
+LISTENS = "0A"
+"""A state in /proc/net/tcp."""
+WORDS = r"[ -~]{16,}"
+"""What says something to a person, in a reply that is no HTTP."""
+HTTP2_ONLY = "Did not receive HTTP/2 settings before handshake timeout"
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where somebody listens on TCP: on one address of a node, or on all."""
+
+    node: str
+    host: str
+    number: int
+    process: str
+
+    @property
+    def on_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a port said to one question, all of it."""
+
+    port: Port
+    path: str
+    upgrade: bool
+    text: str
+
+    @property
+    def is_http(self) -> bool:
+        return self.text.startswith("HTTP/1")
+
+    @property
+    def status(self) -> int:
+        return int(self.text.split(maxsplit=2)[1])
+
+    @property
+    def body(self) -> bytes:
+        return self.text.partition("\r\n\r\n")[2].encode("latin-1")
+
+    def __str__(self) -> str:
+        question = f"{'websocket ' if self.upgrade else ''}{self.path}"
+        place = f"{self.port.node} {self.port.host}:{self.port.number} ({self.port.process})"
+        return f"{place} {question}: {self.text[:160]!r}"
+
+
+def ports(slurm: SlurmCluster, user: User) -> list[Port]:
+    """All TCP ports that the user's processes listen on, out of the kernel's own tables."""
+    return [port for node in slurm.nodes for port in _ports(node, user)]
+
+
+def _ports(node: Machine, user: User) -> Iterator[Port]:
+    names = _owners(node, user)
+    for file in ("tcp", "tcp6"):
+        for line in _table(node, file):
+            words = line.split()
+            if words[3] == LISTENS and int(words[7]) == user.uid:
+                address, _, number = words[1].partition(":")
+                yield Port(node.name, _address(address), int(number, 16), names.get(words[9], "?"))
+
+
+def unix_sockets(node: Machine, user: User, folders: Iterable[str]) -> list[str]:
+    """The user's sockets in these folders, and the names of abstract ones that the user's processes hold, with an @."""
+    root = Path(f"/proc/{node.pid}/root")
+    files = (path for folder in folders for path in (root / folder.lstrip("/")).rglob("*"))
+    ours = [f"/{path.relative_to(root)}" for path in files if path.is_socket() and path.lstat().st_uid == user.uid]
+    names = _owners(node, user)
+    lines = [line.split() for line in _table(node, "unix")]
+    return ours + sorted({words[7] for words in lines if words[6] in names and words[7:] and words[7][0] == "@"})
+
+
+def _table(node: Machine, name: str) -> list[str]:
+    return Path(f"/proc/{node.pid}/net/{name}").read_text().splitlines()[1:]
+
+
+def _address(text: str) -> str:
+    """/proc/net has words of 32 bits in this host's order."""
+    words = [int.from_bytes(bytes.fromhex(text[at : at + 8]), sys.byteorder) for at in range(0, len(text), 8)]
+    raw = b"".join(word.to_bytes(4, "big") for word in words)
+    found = ipaddress.ip_address(raw)
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def _owners(node: Machine, user: User) -> dict[str, str]:
+    """Inode of a socket -> the command that holds it."""
+    found: dict[str, str] = {}
+    for process in node.processes(user):
+        try:
+            name = " ".join(process.cmdline())[:60]
+            for each in Path(f"/proc/{process.pid}/fd").iterdir():
+                if match := re.fullmatch(r"socket:\[(\d+)\]", str(each.readlink())):
+                    found.setdefault(match[1], name)
+        except (OSError, psutil.Error):
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a stranger on one node was told by all ports that can be reached from there, and what lay open.
+
+    tried: the sockets; sockets: those that let the stranger in.
+    """
+
+    replies: list[Reply]
+    tried: list[str]
+    sockets: list[str]
+    files: list[str]
+
+
+def visit(node: Machine, stranger: User, owner: User, found: Sequence[Port], folders: Sequence[str]) -> Visit:
+    """Knock at what is on the node itself, and from there at what other nodes let the network see."""
+    targets = {(host, port.number): port for port in found for host in _hosts(node, port)}
+    sockets = unix_sockets(node, owner, folders)
+    wanted = {"tcp": list(targets), "unix": sockets, "folders": folders, "owner": owner.uid}
+    said = node.enter(sys.executable, str(KNOCK), user=stranger, text=json.dumps(wanted), timeout_s=240).stdout
+    told: dict[str, Any] = json.loads(said)
+    replies = [Reply(targets[host, port], path, upgrade, text) for host, port, path, upgrade, text in told["tcp"]]
+    return Visit(replies, sockets, told["unix"], told["files"])
+
+
+def _hosts(node: Machine, port: Port) -> list[str]:
+    """Where this node reaches that port."""
+    here = port.node == node.name
+    if ipaddress.ip_address(port.host).is_unspecified:
+        return [node.room[port.node].address, *(["127.0.0.1"] if here else [])]
+    return [port.host] if here or not port.on_loopback else []
+
+
+def harmless(reply: Reply, edge: tuple[str, int]) -> bool:
+    """Whether a stranger may have this: no HTTP, a refusal, health, or the chat page's own files at the address."""
+    if not reply.is_http:
+        return not re.search(WORDS, reply.text) or HTTP2_ONLY in reply.text
+    if reply.status in (401, 403):
+        return True
+    if (reply.port.host, reply.port.number) == edge and not reply.upgrade:
+        return reply.path == "/health" or reply.body == _page_file(reply.path)
+    return reply.path == "/-/healthz" and (reply.status, reply.body.strip(b'"\n')) == (200, b"OK")
+
+
+def _page_file(path: str) -> bytes | None:
+    """What the page's own files hold under that path."""
+    name = "index.html" if path == "/" else path.removeprefix("/static/")
+    file = PAGE / name
+    return file.read_bytes() if "/" not in name and file.is_file() else None
+
+
+def by_port(replies: Iterable[Reply]) -> str:
+    """What each port said, for a failed test."""
+    lines: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for reply in replies:
+        lines[reply.port.node, reply.port.number].append(f"  {reply}")
+    return "\n".join(line for key in sorted(lines) for line in lines[key])
