@@ -34,6 +34,7 @@ from app.processes import adopt_orphans, end_descendants
 from app.settings import Settings
 from app.state import ServiceState, write_state
 from deployments.config import ModelSpec
+from deployments.replicas import SLACK
 from deployments.secret import secret_headers, secret_of
 from deployments.status import ModelState
 
@@ -244,10 +245,9 @@ def gateway_client(cluster: Cluster, timeout_s: float) -> httpx.AsyncClient:
 
 
 def _limits(spec: ModelSpec) -> ModelLimits:
-    """The replica's own bounds, kept at the edge too: what waits there is refused in OpenAI's shape."""
-    return ModelLimits(
-        replicas=spec.autoscaling.max_replicas, in_flight=spec.max_ongoing_requests, queue=spec.max_queued_requests
-    )
+    """A bound a little above the replica's own, which orders and refuses what waits by keys."""
+    most = spec.max_ongoing_requests + spec.max_queued_requests + SLACK
+    return ModelLimits(replicas=spec.autoscaling.max_replicas, in_flight=most, queue=0)
 
 
 def _whole(ready: Any) -> bool:

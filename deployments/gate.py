@@ -10,19 +10,30 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import unknown_key
 from deployments.courtesy import Courtesy
+from deployments.deadline import timeout_of, within
 from deployments.direct_chat import ROUTE as CHAT
 from deployments.direct_chat import DirectChat, send_events
-from deployments.errors import BadRequest, BodyTooLarge, WrongContentType
+from deployments.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Overloaded,
+    ServingError,
+    Unavailable,
+    WrongContentType,
+)
 from deployments.hang_up import ended_by_disconnect
 from deployments.principal import CURRENT
 from deployments.secret import NOT_FROM_EDGE, Door
 from deployments.strict_json import as_object, check_values, parse_json
+from deployments.waiting_room import WaitingRoom, request_cost
 
 TASK_OF = {
     "/v1/chat/completions": "generate",
@@ -32,6 +43,8 @@ TASK_OF = {
 }
 """Path -> the task of the models that have it."""
 
+ORDERED = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose requests may say a priority."""
 INPUT_FIELDS = ("messages", "prompt", "input")
 
 
@@ -64,7 +77,7 @@ def _unit(name: str) -> str:
 
 def error_body(message: str, param: str | None, status: int, code: str) -> bytes:
     """OpenAI's error shape."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
 
 
@@ -77,6 +90,7 @@ class Gate:
     direct:   answers streamed chat requests past vLLM's app, those that it takes.
     courtesy: is told of every request, for bulk to step back.
     door:     lets in who came through the edge.
+    room:     where requests wait for their turn in the engine.
 
     Attributes it lacks are the wrapped app's: Serve looks at them.
     """
@@ -90,8 +104,10 @@ class Gate:
         direct: DirectChat | None = None,
         courtesy: Courtesy | None = None,
         door: Door | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
         self.app = app
+        self._room = room
         self._door = door or Door(None)
         self._courtesy = courtesy or Courtesy(1)
         self._direct = direct
@@ -120,10 +136,24 @@ class Gate:
 
     async def _post(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
         try:
+            timeout_s = timeout_of(scope)
             body, parsed = await self._checked_body(scope, receive)
-        except BadRequest as error:
+            call = _Call(scope, receive, asked, body, parsed)
+            await within(timeout_s, send, partial(self._in_turn, call, timeout_s))
+        except ServingError as error:
             await _refuse(send, error)
+
+    async def _in_turn(self, call: _Call, timeout_s: float | None, send: Send) -> None:
+        """Answer it when it is its turn. Raises ServingError while nothing is sent yet."""
+        if self._room is None or not call.asked.route.startswith("/v1/"):
+            await self._answer(call, send)
             return
+        cost = request_cost(len(call.body), call.parsed)
+        async with self._room.turn(CURRENT.get(), cost, timeout_s) as turn:
+            await self._answer(_behind(call, turn.priority), send)
+
+    async def _answer(self, call: _Call, send: Send) -> None:
+        scope, receive, asked, body, parsed = call
         if self._direct and asked.route == CHAT and (events := await self._direct.events(parsed, scope)):
             await send_events(events, send)
             return
@@ -141,6 +171,26 @@ class Gate:
         if not _is_json(scope):
             raise WrongContentType("Send the body as JSON with 'Content-Type: application/json'.", "content-type")
         return body, check_request(body, self._fields[route])
+
+
+class _Call(NamedTuple):
+    """A request that was read."""
+
+    scope: Scope
+    receive: Receive
+    asked: Asked
+    body: bytes
+    parsed: dict[str, Any]
+
+
+def _behind(call: _Call, priority: int) -> _Call:
+    """The same with its place in the engine's order; nobody puts himself before others there."""
+    given = call.parsed.get("priority", 0)
+    wanted = max(priority, given) if isinstance(given, int) else given
+    if call.asked.route not in ORDERED or wanted == given:
+        return call
+    parsed = {**call.parsed, "priority": wanted}
+    return call._replace(parsed=parsed, body=json.dumps(parsed).encode())
 
 
 def _route(scope: Scope) -> str:
@@ -288,12 +338,20 @@ def _input_of(asked: bytes) -> str | None:
     return next((name for name in INPUT_FIELDS if name in parsed), None)
 
 
-async def _refuse(send: Send, error: BadRequest) -> None:
-    status = {BodyTooLarge: 413, WrongContentType: 415}.get(type(error), 400)
-    await _send_json(send, status, error_body(error.message, error.param, status, error.reason))
+STATUS: dict[type[ServingError], int] = {
+    BodyTooLarge: 413, WrongContentType: 415, Overloaded: 429, Unavailable: 503, DeadlineExceeded: 504,
+}  # fmt: skip
 
 
-async def _send_json(send: Send, status: int, body: bytes) -> None:
+async def _refuse(send: Send, error: ServingError) -> None:
+    status = STATUS.get(type(error), 400)
+    param = error.param if isinstance(error, BadRequest) else None
+    wait = error.retry_after_s if isinstance(error, Overloaded) else None
+    await _send_json(send, status, error_body(error.message, param, status, error.reason), wait)
+
+
+async def _send_json(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"retry-after", str(retry_after_s).encode())] if retry_after_s is not None else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

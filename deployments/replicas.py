@@ -17,6 +17,8 @@ LOOK_BACK_S = 10.0
 """Serve scales by the mean of so long. By its default, 30, a jump to twice the target shows after 15 s, and again as
 long passes until it shows that more than one replica is missing; upscale_delay_s keeps short bursts out anyway.
 """
+SLACK = 64
+"""Serve lets in so many more than a replica takes, so that the replica refuses them: it knows for how long."""
 DRAIN_S = 600
 """So long a replica that is scaled down may finish what it has; by Serve's default streams are cut off after 35 s."""
 
@@ -40,7 +42,7 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
     return {
         "name": spec.id,
         "autoscaling_config": autoscaling,
-        "max_ongoing_requests": spec.max_ongoing_requests,
+        "max_ongoing_requests": spec.max_ongoing_requests + spec.max_queued_requests + SLACK,
         "max_queued_requests": spec.max_queued_requests,
         "backpressure_config": {"status_code": 429, "retry_after_s": spec.retry_after_s},
         "health_check_period_s": HEALTH_PERIOD_S,

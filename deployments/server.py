@@ -9,7 +9,7 @@ import gc
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,14 @@ from deployments.direct_chat import DirectChat
 from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
 from deployments.gate import Gate
 from deployments.many import Finished, finished
-from deployments.metering import meter
+from deployments.metering import Used, meter
 from deployments.principal import CURRENT, FIELD, Principal
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
 from deployments.scaling_policy import BULK_ITEMS
 from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.short_prompts import render_short_here
 from deployments.usage_report import UsageReporter, http_sender
+from deployments.waiting_room import WaitingRoom, request_cost, turns_of
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -87,6 +88,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         self._serving: Any = None
         """vLLM's chat layer, where no adapter has to be loaded before it: a tenth cheaper than through LLMServer."""
         self._courtesy = Courtesy(spec.max_sequences)
+        self._room = WaitingRoom(turns_of(spec))
         self._bulk_calls = 0
         await super().__init__(llm_config, engine_cls=CorralEngine)
 
@@ -109,7 +111,11 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         secret, url = own_secret(), os.environ.get(KEEPER_VARIABLE)
         if secret and url:
             self._reporter = UsageReporter(http_sender(url, secret))
-            meter(self.engine._engine_client, self._spec.id, self._reporter.report)
+            meter(self.engine._engine_client, self._spec.id, self._used)
+
+    def _used(self, used: Used) -> None:
+        self._room.used(used)
+        self._reporter.report(used)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = await super().__serve_build_asgi_app__()
@@ -120,13 +126,22 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         direct = DirectChat(app, chat_request_type())
         freeze_heap()
         door = Door(own_secret())
-        return Gate(app, known_fields(), self._max_body, self._spec.task, direct, self._courtesy, door)
+        gate = self._courtesy, door, self._room
+        return Gate(app, known_fields(), self._max_body, self._spec.task, direct, *gate)
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one OpenAI chat request. Raises ServingError."""
+        async with self._turn(body):
+            return await self._answer(body)
+
+    @asynccontextmanager
+    async def _turn(self, body: dict[str, Any]) -> AsyncIterator[None]:
+        """While a person's request is in the engine, once it is its turn. Raises ServingError."""
         _on_behalf(body)
         with self._courtesy.person():
-            return await self._answer(body)
+            async with self._room.turn(CURRENT.get(), _cost(body)) as turn:
+                body["priority"] = max(turn.priority, body.get("priority", 0))
+                yield
 
     async def corral_chat_many(self, bodies: list[dict[str, Any]]) -> AsyncIterator[list[Finished]]:
         """Answer OpenAI chat requests that nobody waits for at a screen; few of them at once beside people.
@@ -165,9 +180,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     async def corral_stream(self, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield lists of OpenAI chat chunks as they come; the last one has the usage. Raises ServingError."""
-        _on_behalf(body)
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        with self._courtesy.person():
+        async with self._turn(body):
             async for batch in await self.chat(_chat_request({**body, **options})):
                 chunks = [chunk for event in _events(batch) for chunk in _chunks(event)]
                 if chunks:
@@ -178,6 +192,10 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         from prometheus_client import REGISTRY, generate_latest
 
         return generate_latest(REGISTRY).decode()
+
+
+def _cost(body: dict[str, Any]) -> float:
+    return request_cost(sum(len(str(message.get("content"))) for message in body["messages"]), body)
 
 
 def _on_behalf(body: dict[str, Any]) -> None:

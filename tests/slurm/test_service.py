@@ -121,7 +121,7 @@ def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> 
     """From every port and socket of the service, and from its files: refusals, health, and the page's own files."""
     slurm, address = herd.slurm, herd.address
     found = strangers.ports(slurm, herd.user)
-    folders = ["/tmp", "/dev/shm"]  # noqa: S108
+    folders = ["/tmp", "/dev/shm"]
     visits = [strangers.visit(node, slurm.bob, herd.user, found, folders) for node in slurm.nodes]
     replies = [reply for visit in visits for reply in visit.replies]
     at_edge = [reply for reply in replies if reply.port.number == address.port and reply.path == "/v1/models"]

@@ -22,7 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def settings(access: dict[str, Any] | None = None, shared: Path | None = None) -> Settings:
     cluster = {"walltime": "1:00:00", "shared": str(shared)} if shared else None
-    return Settings.model_validate({"models": {}, "access": access or {}, "cluster": cluster})
+    models = {"llama": {"source": "pocket:pocket-1b"}}
+    return Settings.model_validate({"models": models, "access": access or {}, "cluster": cluster})
 
 
 def test_they_lie_in_the_state_folder(folder: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_life_in_json(site: Site, corral: Corral) -> None:
 
     assert told("slurm render -p p.yaml -n herd")["script"].startswith("#!/bin/bash\n")
     first = told("slurm up -p p.yaml -n herd --no-wait")
-    assert set(first) == {"name", "job_id", "folder"}
+    assert set(first) == {"name", "job_id", "folder", "key_file"}
     at = site.folder.latest()
     assert at is not None
     submitted = Submitted("herd", first["job_id"], at)
@@ -77,6 +77,66 @@ def test_up_waits_and_says_how_to_use_it(site: Site, corral: Corral) -> None:
     assert '"model": "small"' in out
     assert "slurm down --name herd" in out
     assert "job: job 7 serving" in err
+    key = site.folder.path.with_name("first-key")
+    assert f"Key      export CORRAL_API_KEY=$(cat {key})\n" in out
+    assert f'/v1/chat/completions -H "Authorization: Bearer $(cat {key})" -H' in out
+    assert key.read_text().strip() not in out + err
+
+
+def test_up_says_where_the_key_lies_and_never_prints_it(site: Site, corral: Corral) -> None:
+    key = site.folder.path.with_name("first-key")
+    code, out, err = corral("slurm up -p p.yaml -n herd --no-wait")
+    assert code == 0, err
+    assert out.splitlines()[1] == f"Requests need a key: export CORRAL_API_KEY=$(cat {key})"
+    text = key.read_text().strip()
+    told = corral("slurm up -p p.yaml -n other --no-wait --json")[1]
+    assert json.loads(told)["key_file"] == str(key)
+    assert key.read_text().strip() == text  # the second service takes the same
+    assert text not in out + err + told
+
+
+def test_where_no_keys_are_asked_for_none_is_made(site: Site, corral: Corral, tmp_path: Path) -> None:
+    with (tmp_path / "p.yaml").open("a") as profile:
+        profile.write("access: {keys: 'off'}\n")
+    out = corral("slurm up -p p.yaml -n herd --no-wait")[1]
+    assert (len(out.splitlines()), "key" in out) == (1, False)
+    assert json.loads(corral("slurm up -p p.yaml -n other --no-wait --json")[1])["key_file"] is None
+    assert {path.name for path in site.folder.path.parent.iterdir()} == {"cache", "herd", "home", "other"}
+
+
+def test_a_keys_file_that_others_may_write_is_no_reason_to_submit(site: Site, corral: Corral) -> None:
+    keys = site.folder.path.with_name("keys.json")
+    keys.parent.mkdir()
+    keys.write_text("{}")
+    keys.chmod(0o666)
+    code, _, err = corral("slurm up -p p.yaml -n herd --no-wait")
+    assert (code, err.count("\n")) == (13, 1)
+    assert f"chmod 600 {keys}" in err
+    assert site.slurm.asked_for("sbatch") == []
+
+
+def test_connect_hands_the_key_to_shells(site: Site, corral: Corral) -> None:
+    corral("slurm up -p p.yaml -n herd --no-wait")
+    at, key = site.folder.latest(), site.folder.path.with_name("first-key")
+    assert at is not None
+    site.slurm.start(7)
+    site.clock.now = time.time()
+    site.serves(Submitted("herd", 7, at))
+    code, out, err = corral("slurm connect -n herd --login me@login --port 9000")
+    assert code == 0, err
+    assert out.splitlines() == [
+        f'From the login node  curl -s http://10.0.0.1:8000/v1/models -H "Authorization: Bearer $(cat {key})"',
+        f"Corral's commands    export CORRAL_API_KEY=$(cat {key})",
+        "From a laptop        ssh -N -L 9000:10.0.0.1:8000 me@login",
+        "and then there       export OPENAI_BASE_URL=http://127.0.0.1:9000/v1 "
+        f"OPENAI_API_KEY=$(ssh me@login 'cat {key}')",
+    ]
+    told = json.loads(corral("slurm connect -n herd --json")[1])
+    assert (told["key_file"], set(told["environment"])) == (str(key), {"OPENAI_BASE_URL"})
+    key.unlink()
+    out = corral("slurm connect -n herd")[1]
+    assert "export CORRAL_API_KEY=KEY  (`corral keys create NAME` makes one)" in out
+    assert 'curl -s http://10.0.0.1:8000/v1/models -H "Authorization: Bearer $CORRAL_API_KEY"' in out
 
 
 def test_ctrl_c_leaves_the_job(site: Site, corral: Corral) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from app.access.config import AccessConfig
+from app.access.keys import KeyStore
 from app.allocation.records import ServiceJob
 from app.launch import LaunchError
 from app.settings import Settings, SettingsError
 from app.submission.actions import join
+from app.submission.connect import OwnKey, own_key
 from app.submission.mounts import file_system
 from app.submission.preview import preview
 from app.submission.spec import job_spec, joiner
@@ -47,6 +50,45 @@ async def test_a_submission_leaves_its_folder_and_its_name(site: Site) -> None:
     assert job.timeline.read_text().startswith(f"{site.clock():.3f} submitted ")
     assert await find("herd", client(site.slurm)) == folder
     assert [known.profile for known in remembered()] == ["mine.yaml"]
+
+
+async def test_the_first_submission_makes_a_key_that_only_its_owner_reads(site: Site) -> None:
+    await site.submit()
+    keys, key = (site.folder.path.with_name(name) for name in ("keys.json", "first-key"))
+    assert {path.stat().st_mode & 0o777 for path in (keys, key)} == {0o600}
+    found = KeyStore(keys).load().find(key.read_text().strip(), site.clock())
+    assert found is not None
+    assert (found.name, found.created) == ("first", site.clock())
+    before = keys.read_bytes()
+    await site.submit(name="other")
+    assert keys.read_bytes() == before
+
+
+async def test_the_keys_file_is_written_so_that_the_job_finds_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = site.settings().model_copy(update={"access": AccessConfig(file=Path("mine/keys.json"))})
+    submitted = await site.submit(settings)
+    written = Settings.model_validate_json(site.folder.settings.read_text())
+    assert written.access.file == tmp_path / "mine/keys.json"
+    assert own_key(submitted.job.service) == OwnKey(tmp_path / "mine/first-key")
+
+
+async def test_a_path_with_a_space_reaches_the_shell_whole(site: Site, tmp_path: Path) -> None:
+    """The shell that reads the hints gets the key, on the login machine and through ssh."""
+    folder = tmp_path / "my keys"
+    submitted = await site.submit(
+        site.settings().model_copy(update={"access": AccessConfig(file=folder / "keys.json")})
+    )
+    key = own_key(submitted.job.service)
+    assert key is not None
+    text = (folder / "first-key").read_text().strip()
+    said = f'"$CORRAL_API_KEY" {key.header} "{key.there("me@login")}"'
+    line = f'ssh() {{ shift; sh -c "$*"; }}; {key.export}; printf "%s\\n" {said}'
+    shell = await asyncio.create_subprocess_exec("bash", "-c", line, stdout=asyncio.subprocess.PIPE)
+    out, _ = await shell.communicate()
+    assert out.decode().splitlines() == [text, "-H", f"Authorization: Bearer {text}", text]
 
 
 async def test_the_script_runs_our_agent_and_has_no_secrets(site: Site) -> None:
@@ -119,7 +161,7 @@ async def test_a_profile_without_a_cluster_says_what_to_add(site: Site) -> None:
         await site.submit(Settings(models=MODELS))
 
 
-@pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "weights"])
+@pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "weights", "first-key", "keys.json"])
 async def test_a_name_that_is_no_folder_is_refused(site: Site, name: str) -> None:
     with pytest.raises(SettingsError, match="--name: "):
         await site.submit(name=name)

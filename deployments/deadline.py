@@ -1,0 +1,90 @@
+"""A request's own deadline, X-Request-Timeout: what has no answer by then ends, and is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.types import Message, Scope, Send
+
+from deployments.errors import BadRequest, DeadlineExceeded
+
+HEADER = "x-request-timeout"
+NAME = HEADER.encode()
+LONGEST_S = 86_400.0
+
+
+def timeout_of(scope: Scope) -> float | None:
+    """Seconds that the client gives, or None. Raises BadRequest."""
+    given = next((value for name, value in scope["headers"] if name == NAME), None)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_S:
+        raise BadRequest(f"{HEADER}: must be seconds, more than 0 and at most {LONGEST_S:g}.", HEADER)
+    return seconds
+
+
+def too_late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"There was no whole answer within the {seconds:g} s that the request gave.")
+
+
+async def within(seconds: float | None, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
+    """Run `answer`, for so long at most. Raises DeadlineExceeded where nothing was sent by then.
+
+    A stream of events ends with an error event, and any other answer that has begun is cut off.
+    """
+    if seconds is None:
+        await answer(send)
+        return
+    sent = _Sent(send)
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            await answer(sent)
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        await sent.end(too_late(seconds))
+
+
+class _Sent:
+    """Passes an answer on until it is ended, and remembers what of it was sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        self._whole = self._ended = False
+
+    async def __call__(self, message: Message) -> None:
+        if self._ended:
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif not message.get("more_body", False):
+            self._whole = True
+        await self._send(message)
+
+    async def end(self, error: DeadlineExceeded) -> None:
+        self._ended = True
+        if self._whole:
+            return
+        if self._start is None:
+            raise error
+        if not _is_stream(self._start):
+            raise ConnectionAbortedError(error.message)
+        detail: dict[str, Any] = {
+            "message": error.message, "type": "server_error", "param": None, "code": error.reason
+        }  # fmt: skip
+        event = b"data: " + json.dumps({"error": detail}).encode() + b"\n\n"
+        await self._send({"type": "http.response.body", "body": event})
+
+
+def _is_stream(start: Message) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in
+               start.get("headers", ()))  # fmt: skip
