@@ -17,7 +17,7 @@ from app.ports import NODE_BLOCKS, PortBlock, free_ports, free_range
 from app.serve_proxy import VARIABLE as PROXY_VARIABLE
 from app.serve_proxy import write_wrapper
 from deployments.progress import DIRECTORY_VARIABLE
-from deployments.secret import KEEPER_VARIABLE, MIDDLEWARES
+from deployments.secret import KEEPER_VARIABLE, MIDDLEWARES, secret_of
 from deployments.secret import VARIABLE as ASKS_FOR_SECRET
 
 LOOPBACK = "127.0.0.1"
@@ -141,10 +141,10 @@ class Cluster:
             (self.run_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         # Ray opens what lies in its folder to everybody; this one keeps them out.
         self.run_dir.chmod(0o700)
-        write_wrapper(self.run_dir / "serve", haproxy_binary())
         if self.place.gcs is None:
             self.token.touch(mode=0o600)
             self.token.write_text(secrets.token_hex(32))
+        write_wrapper(self.run_dir / "serve", haproxy_binary(), secret_of(self.token))
 
     def environment(self) -> dict[str, str]:
         """Environment of every process of this service."""

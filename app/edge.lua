@@ -13,12 +13,13 @@ end)
 
 -- Of variable name -> header of the question. A body may say anything, so what could end a line is taken out.
 local ASKED = {
-    key_id = "x-key", id = "x-request", path = "x-path", method = "x-method", model = "x-model",
+    key_id = "x-key", uid = "x-request", secret = "x-corral-secret", path = "x-path", method = "x-method", model = "x-model",
     answer_tokens = "x-answer-tokens", body_bytes = "x-body-bytes",
 }
 local ANSWERED = {
     ["x-corral-principal"] = "txn.principal", ["retry-after"] = "txn.retry_after",
     ["x-ratelimit-limit-requests"] = "txn.limit_requests", ["x-ratelimit-remaining-requests"] = "txn.left_requests",
+    ["x-ratelimit-reset-requests"] = "txn.reset_requests", ["x-ratelimit-reset-tokens"] = "txn.reset_tokens",
     ["x-ratelimit-limit-tokens"] = "txn.limit_tokens", ["x-ratelimit-remaining-tokens"] = "txn.left_tokens",
 }
 local ATTEMPTS, PAUSE_MS, ANSWER_MS = 40, 50, 2000

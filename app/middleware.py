@@ -1,4 +1,5 @@
-"""Pure-ASGI middleware, outermost first: CancelledOnce, request id, observation, door, disconnect, body, last resort.
+"""Pure-ASGI middleware, outermost first: CancelledOnce, request id, observation, door, deadline, disconnect, body, last
+resort.
 
 None of them buffers, so streams pass through piece by piece.
 """
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -19,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import UNEXPECTED, BodyTooSlow, NotFromEdge, problem_of
 from app.telemetry import Telemetry
-from deployments.errors import BodyTooLarge
+from deployments.deadline import timeout_of, within
+from deployments.errors import BodyTooLarge, ServingError
 from deployments.hang_up import ended_by_disconnect
 from deployments.principal import CURRENT
 from deployments.secret import Door
@@ -99,8 +102,24 @@ class Admitted:
         principal = self._door.principal(scope)
         if principal is None:
             return await problem_of(NotFromEdge()).response()(scope, receive, send)
-        CURRENT.set(replace(principal, request=request_id(scope)))
+        CURRENT.set(principal if principal.request else replace(principal, request=request_id(scope)))
         return await self.app(scope, receive, send)
+
+
+class OwnDeadline:
+    """Ends what has no answer by the deadline that the request gives."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        try:
+            await within(timeout_of(scope), send, partial(self.app, scope, receive))
+        except ServingError as error:
+            await problem_of(error).response()(scope, receive, send)
+        return None
 
 
 class CancelOnDisconnect:

@@ -1,6 +1,7 @@
-"""Ray Serve's own HAProxy, kept to loopback: it would serve two pages of statistics on all interfaces.
+"""Ray Serve's own HAProxy, kept to loopback and to the service: it would tell its routes and statistics to everybody.
 
 Serve starts the binary that a variable names and has no other say in its configuration, so a script stands before it.
+The service's secret is in files of the script's folder, never in arguments, which everybody may see.
 """
 
 from __future__ import annotations
@@ -8,27 +9,42 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from deployments.principal import SECRET_HEADER
+
 VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
-SCRIPT = """\
-#!/bin/sh
+SCRIPT = r"""#!/bin/sh
 # Called as: haproxy -db -f CONFIGURATION ...
+bind='^[[:space:]]*bind[[:space:]]*'
+here='\(127\.0\.0\.1:\|unix@\)[^,]*$'
 if [ "$2" = -f ]; then
-    sed -i -e '/^frontend prometheus$/,/^    no log$/d' -e '/^listen stats$/,$d' \\
-        -e 's/^\\( *bind \\)\\(\\*\\|0\\.0\\.0\\.0\\|\\[::\\]\\|::\\)\\{{0,1\\}}:\\([0-9]\\)/\\1127.0.0.1:\\3/' \\
-        "$3" || exit 1
-    if grep -E '^ *bind ' "$3" | grep -qv '^ *bind \\(127\\.0\\.0\\.1:\\|unix@\\)'; then
-        echo "Serve's HAProxy would listen beyond loopback; see $3" >&2
+    grep -qF -f @FOLDER@/rule "$3" || sed -i -f @FOLDER@/changes.sed "$3" || exit 1
+    if grep "$bind" "$3" | grep -qv "$bind$here" || ! grep -qF -f @FOLDER@/rule "$3"; then
+        echo "Serve's HAProxy would listen beyond loopback, or to everybody; see $3" >&2
         exit 1
     fi
 fi
-exec {binary} "$@"
+exec @BINARY@ "$@"
 """
+CHANGES = r"""/^frontend prometheus$/,/^    no log$/d
+/^listen stats$/,$d
+s/^\([[:space:]]*bind[[:space:]]*\)\(\*\|0\.0\.0\.0\|\[::\]\|::\)\{0,1\}:\([0-9]\)/\1127.0.0.1:\3/
+/^frontend http_frontend$/,/^[[:space:]]*bind[[:space:]]/{
+/^[[:space:]]*bind[[:space:]]/r @FOLDER@/rule
+}
+"""
+RULE = "    http-request deny deny_status 401 unless {{ path /-/healthz }} || {{ req.hdr({header}) -m str {secret} }}\n"
 
 
-def write_wrapper(folder: Path, binary: str) -> Path:
-    """A program that Serve takes for HAProxy; its owner's alone."""
-    path = folder / "haproxy"
-    path.touch(mode=0o700)
-    path.chmod(0o700)
-    path.write_text(SCRIPT.format(binary=shlex.quote(binary)))
+def write_wrapper(folder: Path, binary: str, secret: str) -> Path:
+    """A program that Serve takes for HAProxy; its owner's alone. It lets in who brings the service's secret (hex)."""
+    _write(folder / "rule", RULE.format(header=SECRET_HEADER, secret=secret), 0o600)
+    _write(folder / "changes.sed", CHANGES.replace("@FOLDER@", str(folder)), 0o600)
+    places = SCRIPT.replace("@FOLDER@", shlex.quote(str(folder))).replace("@BINARY@", shlex.quote(binary))
+    return _write(folder / "haproxy", places, 0o700)
+
+
+def _write(path: Path, text: str, mode: int) -> Path:
+    path.touch(mode=mode)
+    path.chmod(mode)
+    path.write_text(text)
     return path

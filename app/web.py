@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from app.body import first_error
 from app.errors import http_problem, problem_of
-from app.middleware import Admitted, BoundBody, CancelOnDisconnect, LastResort, Observe, RequestId
+from app.middleware import Admitted, BoundBody, CancelOnDisconnect, LastResort, Observe, OwnDeadline, RequestId
 from app.openapi import describe
 from app.retrieval import openapi as documents
 from app.retrieval.uploads import UPLOAD_PATH
@@ -73,6 +73,7 @@ def _middleware(services: Services, telemetry: Telemetry, door: Door) -> list[Mi
         Middleware(RequestId),
         Middleware(Observe, telemetry),
         Middleware(Admitted, door),
+        Middleware(OwnDeadline),
         Middleware(CancelOnDisconnect),
         Middleware(BoundBody, limits.max_body, _by_path(limits), limits.body_timeout_s),
         Middleware(LastResort),

@@ -176,10 +176,11 @@ class FairOrder(Generic[Item]):
 
 @dataclass(slots=True, eq=False)
 class _Flow:
-    """A group or a key."""
+    """A group or a key. least: its tag when it began to wait; corrections of what was before do not go below."""
 
     weight: float = 1.0
     tag: float = 0.0
+    least: float = 0.0
     waiting: int = 0
     inside: int = 0
 
@@ -228,8 +229,8 @@ class _Flows(Generic[Flow]):
 
     def wait(self, flow: Flow, weight: float) -> None:
         """One more request of it waits. weight: as it is now."""
-        if not flow.waiting:
-            flow.tag = max(flow.tag, self._now())
+        if not flow.waiting and flow.tag < (now := self._now()):
+            flow.tag = flow.least = now
         if flow.waiting or flow.inside:
             self.weight += weight - flow.weight
         flow.weight = weight
@@ -243,7 +244,7 @@ class _Flows(Generic[Flow]):
         self.count(flow, -1, 1)
 
     def charge(self, flow: Flow, extra: float) -> None:
-        flow.tag += extra / flow.weight
+        flow.tag = max(flow.least, flow.tag + extra / flow.weight)
         if extra > 0 and flow.waiting == self.waiting:  # it took nothing from anybody
             self._time += extra / flow.weight
 

@@ -31,8 +31,10 @@ SECRET_NAME, PRINCIPAL_NAME = SECRET_HEADER.encode(), HEADER.encode()
 
 
 def secret_of(token: Path) -> str:
-    """The secret of the service with this token. Raises OSError."""
-    return hmac.new(token.read_bytes().strip(), PURPOSE, hashlib.sha256).hexdigest()
+    """The secret of the service with this token. Raises OSError, also for an empty file."""
+    if not (text := token.read_bytes().strip()):
+        raise OSError(f"the token in {token} is empty")
+    return hmac.new(text, PURPOSE, hashlib.sha256).hexdigest()
 
 
 def secret_headers(token: Path) -> dict[str, str]:

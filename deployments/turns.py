@@ -132,7 +132,7 @@ class Turns:
         self, sequences: int, most_waiting: int, clock: Clock = time.monotonic, reserve: int | None = None
     ) -> None:
         self._sequences, self._most, self._clock = sequences, most_waiting, clock
-        reserve = default_reserve(sequences) if reserve is None else reserve
+        reserve = default_reserve(sequences) if reserve is None else min(reserve, sequences - 1)
         self._leaves_free = (0, (reserve + 1) // 2, reserve)
         """Who is over its share at so many levels leaves so many places free."""
         self._order: FairOrder[Turn] = FairOrder(sequences, lead=max(1, reserve))
@@ -173,7 +173,7 @@ class Turns:
         if turn.deadline <= turn.asked_at:
             self._expired += 1
             raise _too_late()
-        if not self._order.waiting and self._most_over() == MOST_OVER:
+        if self._most_over() == MOST_OVER:  # then nobody waits
             self._began_now(turn, self._order.enter(turn.principal, turn.cost))
         else:
             await self._queue(turn)
@@ -262,7 +262,7 @@ class Turns:
             while turn := self._order.next(self._most_over()):
                 self._begin(turn)
         self._rate.busy(self._order.waiting > 0)
-        if self._stopping and not self.inside and not self.waiting:
+        if self._stopping and not self.inside:  # then nobody waits
             self._empty.set()
 
     def _most_over(self) -> int:

@@ -112,13 +112,12 @@ class Keeper:
         """Tokens that engines have counted; the same batch counts once."""
         if batch in self._batches:
             return
+        read = [_used(event) for event in events]
         self._batches[batch] = None
         while len(self._batches) > BATCHES_KEPT:
             self._batches.popitem(last=False)
-        for event in events:
-            prompt, answer = int(event["prompt_tokens"]), int(event["completion_tokens"])
-            key, group, model = str(event["key"]), str(event["group"]), str(event["model"])
-            self.quota.used(_held(key, str(event["request"])), prompt, answer)
+        for request, key, group, model, prompt, answer in read:
+            self.quota.used(_held(key, request), prompt, answer)
             self.ledger.note(key, group, model, Counts(prompt_tokens=prompt, completion_tokens=answer))
             self.tally.tokens(model, prompt, answer)
 
@@ -133,7 +132,7 @@ class Keeper:
         try:
             seen = json.loads(line)
             status = int(seen["status"])
-            request, key, model, path, method = (str(seen[name]) for name in ("id", "key", "model", "path", "method"))
+            request, key, model, path, method = (str(seen[name]) for name in ("uid", "key", "model", "path", "method"))
         except (ValueError, KeyError, TypeError):
             return
         key = "" if key == "-" else key
@@ -177,6 +176,11 @@ def edge_keys(file: KeyFile, now: float) -> list[EdgeKey]:
         if record.previous and now < record.previous.until:
             found.append(EdgeKey(record.id, record.previous.salt, record.previous.digest, *most, old=True))
     return found
+
+
+def _used(event: Mapping[str, Any]) -> tuple[str, str, str, str, int, int]:
+    request, key, group, model = (str(event[name]) for name in ("request", "key", "group", "model"))
+    return request, key, group, model, int(event["prompt_tokens"]), int(event["completion_tokens"])
 
 
 def _held(key: str, request: str) -> str:

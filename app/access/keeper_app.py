@@ -6,21 +6,21 @@ It ends with the process that started it, whose TERM it obeys.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
-import hmac
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -32,7 +32,8 @@ from app.access.ledger import FIELDS, Ledger, LedgerError
 from app.access.tally import Tally
 from app.errors import problem_of
 from deployments.errors import BadRequest, Forbidden
-from deployments.principal import HEADER, SECRET_HEADER, Principal
+from deployments.principal import HEADER, Principal
+from deployments.secret import Door, OnlyFromInside
 
 SOCKET, LOG_SOCKET = "keeper.sock", "keeper-log.sock"
 RELOAD_S, FLUSH_S, COPY_S = 1.0, 1.0, 30.0
@@ -60,26 +61,18 @@ class KeeperConfig:
 
 
 def create_keeper_app(keeper: Keeper, secret: str) -> Starlette:
-    """What the keeper answers. /admit needs no secret: it is asked over the edge's own socket alone."""
-
-    def inside(work: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def checked(request: Request) -> Response:
-            if not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), secret.encode()):
-                return JSONResponse({"error": {"message": "This port is the service's own.", "code": "inside"}}, 401)
-            return await work(request)
-
-        return checked
-
+    """What the keeper answers, to the service's own processes alone."""
     routes = KeeperRoutes(keeper)
     return Starlette(
         routes=[
             Route("/admit", routes.admit),
-            Route("/used", inside(routes.used), methods=["POST"]),
-            Route("/items", inside(routes.items), methods=["POST"]),
-            Route("/items/done", inside(routes.items_done), methods=["POST"]),
-            Route("/metrics", inside(routes.metrics)),
-            Route("/v1/usage", inside(routes.usage)),
-        ]
+            Route("/used", routes.used, methods=["POST"]),
+            Route("/items", routes.items, methods=["POST"]),
+            Route("/items/done", routes.items_done, methods=["POST"]),
+            Route("/metrics", routes.metrics),
+            Route("/v1/usage", routes.usage),
+        ],
+        middleware=[Middleware(OnlyFromInside, Door(secret))],
     )
 
 
@@ -171,8 +164,11 @@ class LogLines(asyncio.DatagramProtocol):
         self._take(data)
 
 
-async def serve(config: KeeperConfig) -> None:
-    """Until TERM. The working folder is the edge's, so that its sockets' names are short."""
+async def serve(config: KeeperConfig, parent: int) -> None:
+    """Until TERM, or until the process `parent` ends.
+
+    The working folder is the edge's, so that its sockets' names are short.
+    """
     os.chdir(config.folder)
     ledger = Ledger.open(Path("usage.db"), Path(config.usage))
     store = KeyStore(Path(config.keys)) if config.keys else None
@@ -185,13 +181,14 @@ async def serve(config: KeeperConfig) -> None:
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(lambda: LogLines(keeper.ended), sock=_log_socket())
     chores = asyncio.create_task(_chores(keeper, Path(config.usage)))
-    parent = asyncio.create_task(_end_with_parent(server))
+    orphaned = asyncio.create_task(_end_with_parent(server, parent))
     try:
         await server.serve(sockets=[_unix_socket(), _tcp_socket(config.host, config.port)])
     finally:
-        for task in (chores, parent):
+        for task in (chores, orphaned):
             task.cancel()
-        _flush(keeper, Path(config.usage))
+        _try(keeper.ledger.flush)
+        _try(partial(keeper.ledger.copy_to, Path(config.usage)))
 
 
 async def _chores(keeper: Keeper, copy: Path) -> None:
@@ -201,23 +198,21 @@ async def _chores(keeper: Keeper, copy: Path) -> None:
     while True:
         await asyncio.sleep(RELOAD_S)
         keeper.reload()
-        with contextlib.suppress(LedgerError):
-            keeper.ledger.flush()
+        _try(keeper.ledger.flush)
         if loop.time() - copied > COPY_S:
             copied = loop.time()
-            _flush(keeper, copy)
+            await asyncio.to_thread(_try, partial(keeper.ledger.snapshot().save, copy))
 
 
-def _flush(keeper: Keeper, copy: Path) -> None:
+def _try(write: Callable[[], object]) -> None:
+    """Nothing is lost where it fails: it is written with what comes later."""
     try:
-        keeper.ledger.flush()
-        keeper.ledger.copy_to(copy)
+        write()
     except LedgerError as error:
         log.error("usage is kept in memory for now: %s", error)
 
 
-async def _end_with_parent(server: uvicorn.Server) -> None:
-    parent = os.getppid()
+async def _end_with_parent(server: uvicorn.Server, parent: int) -> None:
     while os.getppid() == parent:
         await asyncio.sleep(1)
     server.should_exit = True
@@ -249,10 +244,11 @@ def _log_socket() -> socket.socket:
 
 def main() -> None:
     """Entry of the process; its configuration comes on standard input, for it holds a secret."""
+    parent = os.getppid()
     config = KeeperConfig(**json.loads(sys.stdin.readline()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn obeys it, and then raises it once more
-    asyncio.run(serve(config))
+    asyncio.run(serve(config, parent))
 
 
 if __name__ == "__main__":

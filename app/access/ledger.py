@@ -87,6 +87,19 @@ READ = f"""SELECT day, key, "group", model, {", ".join(COLUMNS)} FROM usage
 WHERE day BETWEEN ? AND ? AND (? IS NULL OR key = ?)"""  # noqa: S608
 
 
+class Snapshot:
+    """A ledger as it was, in memory. It may be saved by another thread, once: the disk of a copy may be slow."""
+
+    def __init__(self, memory: sqlite3.Connection) -> None:
+        self._memory = memory
+
+    def save(self, path: Path) -> None:
+        """The file there is replaced at once, or stays as it was. Raises LedgerError."""
+        with closing(self._memory), _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _save(self._memory, path)
+
+
 class Ledger:
     """Made by `open`. Of one thread."""
 
@@ -108,7 +121,7 @@ class Ledger:
                 _clear_damaged(seed, KEPT, clock)
                 if seed.exists():
                     with closing(_connected(seed, KEPT)) as source:
-                        _copy(source, path, {})
+                        _save(source, path)
         with _told(path):
             return cls(path, _ready(path), clock)
 
@@ -130,10 +143,20 @@ class Ledger:
         self._pending = {}
 
     def copy_to(self, path: Path) -> None:
-        """A whole copy, with what is not flushed yet: the file there is replaced at once, or stays as it was."""
-        with _told(path):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _copy(self._connection, path, self._pending)
+        """As a snapshot that is saved at once."""
+        self.snapshot().save(path)
+
+    def snapshot(self) -> Snapshot:
+        """All of it as it is now, with what is not flushed yet."""
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            with _told(self._path):
+                _back_up(self._connection, memory)
+                _write(memory, self._pending)
+        except BaseException:
+            memory.close()
+            raise
+        return Snapshot(memory)
 
     def usage(
         self, since: date | None = None, until: date | None = None, key: str | None = None,
@@ -161,7 +184,7 @@ class Ledger:
             _set_aside(self._path, self._clock, str(error))
         elif _code(error) == sqlite3.SQLITE_READONLY_DBMOVED and not self._path.exists():
             log.warning("somebody deleted the ledger %s: it is written again", self._path)
-            _copy(self._connection, self._path, {})
+            _save(self._connection, self._path)
         else:
             raise error
         connection = _ready(self._path)
@@ -244,22 +267,25 @@ def _write(connection: sqlite3.Connection, pending: Mapping[Who, Counts]) -> Non
         connection.executemany(ADD, ((*who, *NUMBERS(counts)) for who, counts in pending.items()))
 
 
-def _copy(source: sqlite3.Connection, path: Path, pending: Mapping[Who, Counts]) -> None:
-    """And `pending` with it. It becomes `path` when it is whole."""
+def _save(source: sqlite3.Connection, path: Path) -> None:
+    """By way of a file beside it, which becomes `path` when it is whole."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
     try:
         # Nobody else knows the file. It needs no locks, which not every file system has, and no way back.
-        with closing(_connected(Path(name), "?mode=rw&nolock=1")) as target, _reading(source):
+        with closing(_connected(Path(name), "?mode=rw&nolock=1")) as target:
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")
-            source.backup(target)
-            if pending:
-                _write(target, pending)
+            _back_up(source, target)
         os.fsync(descriptor)
         Path(name).replace(path)
     finally:
         os.close(descriptor)
         Path(name).unlink(missing_ok=True)
+
+
+def _back_up(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    with _reading(source):
+        source.backup(target)
 
 
 @contextmanager

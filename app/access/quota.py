@@ -79,7 +79,7 @@ class _Request:
 
 
 class Quota:
-    """Ids of requests are unique among those of the last minute and those that run; the service makes them."""
+    """The id of a request is its alone while it runs and for a minute after."""
 
     def __init__(
         self, limits_of: LimitsOf, clock: Callable[[], float] = time.monotonic, forget_s: float = FORGET_S
@@ -101,7 +101,7 @@ class Quota:
     def admit(self, request: str, key: str, group: str, tokens: int) -> Refusal | None:
         """Counts a request and reserves tokens, of the key and the group; what is refused costs nothing.
 
-        A request that is there already gets so much more. Raises ValueError if it is of another key or group.
+        A request that is there already gets so much more.
         """
         return self._admit(request, (("key", key), ("group", group)), _Ask(requests=1, tokens=tokens))
 
@@ -166,8 +166,6 @@ class Quota:
     def _admit(self, request: str, owners: tuple[Owner, Owner], ask: _Ask) -> Refusal | None:
         now_s = self._advance()
         held = self._recent.get(request) or self._long.get(request)
-        if held and held.owners != owners:
-            raise ValueError(f"the request {request!r} is another's already: ids of requests must be unique")
         limits = self._limits_of(owners[0][1], owners[1][1])
         refusals = [
             refusal
@@ -176,8 +174,17 @@ class Quota:
         ]
         if refusals:
             return max(refusals, key=_patience_s)
+        if held and held.owners != owners:
+            self._displace(request, held, tick_of(now_s))
+            held = None
         self._take(request, held or self._new(owners), ask, tick_of(now_s))
         return None
+
+    def _displace(self, request: str, held: _Request, tick: int) -> None:
+        """Its key has another group now. The former one stays charged for a minute, under a name that nobody has."""
+        self._free_items(held, held.items)
+        self._take(f"{request}\0{id(held)}", held, _Ask(), tick)
+        held.ended = True
 
     def _new(self, owners: tuple[Owner, Owner]) -> _Request:
         for owner in owners:

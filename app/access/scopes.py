@@ -14,7 +14,7 @@ ALLOWS = {
     TRIBUNAL: "ask tribunals: all, or one",
     RAG: "ask and search collections: all, or one",
     DOCUMENTS: "add and delete documents: in all collections, or in one",
-    METRICS: "read /metrics and /ready",
+    METRICS: "read /metrics",
     ADMIN: "everything, keys and everybody's usage included",
 }
 """A line for each kind."""

@@ -1,6 +1,7 @@
-"""Tries what others listen on, as whoever runs it: HTTP on TCP ports, connections to Unix sockets, files.
+"""Tries what others listen on, as whoever runs it: HTTP and gRPC on TCP ports, connections to Unix sockets, files.
 
-Standard input: {"tcp": [[host, port], ...], "unix": [path, ...], "folders": [...], "owner": uid}. Answers in JSON.
+Standard input: {"tcp": [[host, port], ...], "headers": {...}, "unix": [path, ...], "folders": [...], "owner": uid}.
+Answers in JSON.
 """
 
 from __future__ import annotations
@@ -13,19 +14,36 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
+
 PATHS = (
     "/", "/static/main.js", "/v1/models", "/v1/usage", "/metrics", "/-/routes", "/-/healthz", "/health", "/admit",
     "/internal/replicas", "/docs",
 )  # fmt: skip
 UPGRADES = ("/", "/v1/models", "/-/routes")
 UPGRADE = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+CALLS = (
+    "/ray.rpc.InternalKVGcsService/InternalKVGet", "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats", "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats", "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.rpc.RayletDriver/ClusterInfo", "/ray.serve.ASGIService/HandleRequest",
+)  # fmt: skip
+"""Of each of Ray's servers one method that its owner may call with an empty message."""
+SETTINGS = 4
+"""The type of the frame that a server of HTTP/2 begins with."""
 SILENCE_S = 3.0
-MOST = 65_536
+MOST = 1 << 20
 
 
-def ask(host: str, port: int, path: str, upgrade: bool) -> str:
+Question = tuple[str, int, str, bool]
+"""Host, port, path, and whether a websocket is wanted."""
+
+
+def ask(question: Question, headers: dict[str, str]) -> str:
     """All that comes back, as latin-1; "" where nothing does."""
-    extra = f"Connection: Upgrade\r\n{UPGRADE}" if upgrade else "Connection: close\r\n"
+    host, port, path, upgrade = question
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    extra += f"Connection: Upgrade\r\n{UPGRADE}" if upgrade else "Connection: close\r\n"
     got = b""
     try:
         with socket.create_connection((host, port), SILENCE_S) as connection:
@@ -37,9 +55,26 @@ def ask(host: str, port: int, path: str, upgrade: bool) -> str:
     return got.decode("latin-1")
 
 
-def questions(ports: list[tuple[str, int]]) -> list[tuple[str, int, str, bool]]:
+def questions(ports: list[tuple[str, int]]) -> list[Question]:
     asked = [(path, False) for path in PATHS] + [(path, True) for path in UPGRADES]
     return [(host, port, path, upgrade) for host, port in ports for path, upgrade in asked]
+
+
+def call(host: str, port: int) -> dict[str, str]:
+    """Method -> the status that a call without a token ends with."""
+    told: dict[str, str] = {}
+    with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        for method in CALLS:
+            try:
+                channel.unary_unary(method)(b"", timeout=SILENCE_S)
+                told[method] = "OK"
+            except grpc.RpcError as error:
+                told[method] = error.code().name
+    return told
+
+
+def speaks_http2(answer: str) -> bool:
+    return len(answer) > SETTINGS and not answer.startswith("HTTP/1") and ord(answer[3]) == SETTINGS
 
 
 def connects(path: str) -> bool:
@@ -66,9 +101,12 @@ def main() -> None:
     wanted: dict[str, Any] = json.load(sys.stdin)
     asked = questions([(host, port) for host, port in wanted["tcp"]])
     with ThreadPoolExecutor(16) as pool:
-        said = list(pool.map(lambda question: ask(*question), asked))
+        said = list(pool.map(lambda question: ask(question, wanted["headers"]), asked))
+        http2 = sorted({asked[at][:2] for at, answer in enumerate(said) if speaks_http2(answer)})
+        codes = list(pool.map(lambda place: call(*place), http2))
     told = {
         "tcp": [[*question, answer] for question, answer in zip(asked, said, strict=True)],
+        "grpc": [[*place, code] for place, code in zip(http2, codes, strict=True)],
         "unix": [path for path in wanted["unix"] if connects(path)],
         "files": [path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"])],
     }

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ KNOCK = Path(__file__).with_name("knock.py")
 PAGE = REPOSITORY / "app/static"
 LISTENS = "0A"
 """A state in /proc/net/tcp."""
+HEALTHY = (b"OK", b"success")
+"""What Serve says of its replicas' and of its proxies' health."""
 WORDS = r"[ -~]{16,}"
 """What says something to a person, in a reply that is no HTTP."""
 HTTP2_ONLY = "Did not receive HTTP/2 settings before handshake timeout"
@@ -34,6 +36,9 @@ class Port:
     host: str
     number: int
     process: str
+
+    def __str__(self) -> str:
+        return f"{self.node} {self.host}:{self.number} {self.process}"
 
     @property
     def on_loopback(self) -> bool:
@@ -59,12 +64,19 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        return self.text.partition("\r\n\r\n")[2].encode("latin-1")
+        head, _, body = self.text.partition("\r\n\r\n")
+        content = body.encode("latin-1")
+        return _joined(content) if "transfer-encoding: chunked" in head.lower() else content
 
-    def __str__(self) -> str:
-        question = f"{'websocket ' if self.upgrade else ''}{self.path}"
-        place = f"{self.port.node} {self.port.host}:{self.port.number} ({self.port.process})"
-        return f"{place} {question}: {self.text[:160]!r}"
+    @property
+    def question(self) -> str:
+        return f"{'websocket ' if self.upgrade else ''}{self.path}"
+
+
+def _joined(chunks: bytes) -> bytes:
+    size, _, rest = chunks.partition(b"\r\n")
+    length = int(size or b"0", 16)
+    return rest[:length] + _joined(rest[length + 2 :]) if length else b""
 
 
 def ports(slurm: SlurmCluster, user: User) -> list[Port]:
@@ -109,13 +121,26 @@ def _owners(node: Machine, user: User) -> dict[str, str]:
     found: dict[str, str] = {}
     for process in node.processes(user):
         try:
-            name = " ".join(process.cmdline())[:60]
+            name = " ".join(process.cmdline()).strip()[:60].rstrip()
             for each in Path(f"/proc/{process.pid}/fd").iterdir():
                 if match := re.fullmatch(r"socket:\[(\d+)\]", str(each.readlink())):
                     found.setdefault(match[1], name)
         except (OSError, psutil.Error):
             continue
     return found
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a port said to calls of gRPC without a token: method -> status."""
+
+    port: Port
+    codes: dict[str, str]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it has methods of those tried, and lets nobody call them."""
+        return set(self.codes.values()) in ({"UNAUTHENTICATED"}, {"UNAUTHENTICATED", "UNIMPLEMENTED"})
 
 
 @dataclass(frozen=True)
@@ -126,20 +151,37 @@ class Visit:
     """
 
     replies: list[Reply]
+    calls: list[Calls]
     tried: list[str]
     sockets: list[str]
     files: list[str]
 
+    def leaks(self, edge: tuple[str, int]) -> list[str]:
+        """A line for everything that a stranger should not have got."""
+        calls = [f"{each.port}: {each.codes}" for each in self.calls if not each.refused]
+        open_to_all = [f"it may be opened: {path}" for path in (*self.sockets, *self.files)]
+        answers = by_port(reply for reply in self.replies if not harmless(reply, edge)).splitlines()
+        return [*answers, *calls, *open_to_all]
 
-def visit(node: Machine, stranger: User, owner: User, found: Sequence[Port], folders: Sequence[str]) -> Visit:
-    """Knock at what is on the node itself, and from there at what other nodes let the network see."""
+
+def visit(
+    node: Machine, stranger: User, owner: User, found: Sequence[Port], folders: Sequence[str],
+    headers: Mapping[str, str],
+) -> Visit:  # fmt: skip
+    """Knock at what is on the node itself, and from there at what other nodes let the network see.
+
+    headers: what the stranger claims.
+    """
     targets = {(host, port.number): port for port in found for host in _hosts(node, port)}
     sockets = unix_sockets(node, owner, folders)
-    wanted = {"tcp": list(targets), "unix": sockets, "folders": folders, "owner": owner.uid}
+    wanted = {
+        "tcp": list(targets), "headers": headers, "unix": sockets, "folders": folders, "owner": owner.uid,
+    }  # fmt: skip
     said = node.enter(sys.executable, str(KNOCK), user=stranger, text=json.dumps(wanted), timeout_s=240).stdout
     told: dict[str, Any] = json.loads(said)
     replies = [Reply(targets[host, port], path, upgrade, text) for host, port, path, upgrade, text in told["tcp"]]
-    return Visit(replies, sockets, told["unix"], told["files"])
+    calls = [Calls(targets[host, port], codes) for host, port, codes in told["grpc"]]
+    return Visit(replies, calls, sockets, told["unix"], told["files"])
 
 
 def _hosts(node: Machine, port: Port) -> list[str]:
@@ -158,7 +200,7 @@ def harmless(reply: Reply, edge: tuple[str, int]) -> bool:
         return True
     if (reply.port.host, reply.port.number) == edge and not reply.upgrade:
         return reply.path == "/health" or reply.body == _page_file(reply.path)
-    return reply.path == "/-/healthz" and (reply.status, reply.body.strip(b'"\n')) == (200, b"OK")
+    return reply.path == "/-/healthz" and reply.status == 200 and reply.body in HEALTHY
 
 
 def _page_file(path: str) -> bytes | None:
@@ -169,8 +211,14 @@ def _page_file(path: str) -> bytes | None:
 
 
 def by_port(replies: Iterable[Reply]) -> str:
-    """What each port said, for a failed test."""
-    lines: dict[tuple[str, int], list[str]] = defaultdict(list)
+    """What each port said, for a failed test; alike answers together."""
+    said: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for reply in replies:
-        lines[reply.port.node, reply.port.number].append(f"  {reply}")
-    return "\n".join(line for key in sorted(lines) for line in lines[key])
+        what = f"{reply.status} {reply.body[:100]!r}" if reply.is_http else f"no HTTP {reply.text[:12]!r}"
+        said[str(reply.port)][what].add(reply.question)
+    lines = [
+        f"{port}: {what} to {'all' if len(told) == 1 else sorted(asked)}"
+        for port, told in sorted(said.items())
+        for what, asked in told.items()
+    ]
+    return "\n".join(lines)

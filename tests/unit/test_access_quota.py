@@ -231,15 +231,24 @@ def test_headroom_is_of_whichever_has_less_left() -> None:
     assert quota.headroom("nobody", "") == {}
 
 
-def test_an_id_of_another_key_is_refused_and_harms_nobody() -> None:
-    quota, _, _ = quota_of(Limits(requests_per_minute=1))
-    assert quota.admit("a", "k", "g", 5) is None
-    with pytest.raises(ValueError, match="'a' is another's already"):
-        quota.admit("a", "l", "g", 5)
-    with pytest.raises(ValueError, match="'a' is another's already"):
-        quota.admit_items("a", "k", "h", 5, 0)
+@pytest.mark.parametrize("later_s", [0, 100])
+def test_a_request_whose_key_has_another_group_now_leaves_the_former_one_its_charge(later_s: float) -> None:
+    quota, clock, book = quota_of(group=Limits(tokens_per_minute=100, bulk_items=5))
+    book.groups["h"] = Limits(tokens_per_minute=100, bulk_items=5)
+    assert quota.admit_items("a", "k", "g", 5, 60) is None
+    clock.now += later_s
+    assert quota.admit("a", "k", "h", 101) is not None  # this changes nothing
+    assert quota.admit_items("b", "k", "g", 1, 0) is not None
+    assert quota.admit_items("a", "k", "h", 5, 70) is None
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == (100 if later_s else 40)
+    assert quota.headroom("k", "h")["x-ratelimit-remaining-tokens"] == 30
+    assert quota.admit_items("b", "k", "g", 5, 0) is None
+    quota.used("a", 10, 0)
     quota.ended("a")
-    assert refused(quota.admit("b", "k", "g", 0)).reason == "quota_requests"
+    assert quota.headroom("k", "h")["x-ratelimit-remaining-tokens"] == 90
+    quota.ended("b")
+    clock.now += WINDOW_S + BUCKET_S
+    assert quota.size == 0
 
 
 def test_negative_numbers_are_errors_and_unknown_requests_are_not() -> None:
@@ -324,7 +333,7 @@ def test_no_minute_holds_more_than_the_limits(steps: list[Step], requests: int, 
 class Told:
     """All that is known of a request. times: of its admissions. at: the last time that it got anything."""
 
-    key: str
+    owners: tuple[str, str]
     times: list[float] = field(default_factory=list)
     at: float = 0.0
     reserved: int = 0
@@ -338,6 +347,7 @@ class Told:
 
 
 GROUPS = {"k": "g", "l": "g", "m": "h"}
+"""In the beginning."""
 KEYS = st.sampled_from(list(GROUPS))
 TOKENS = st.integers(0, 120)
 SOME_LIMITS = st.builds(
@@ -363,10 +373,11 @@ class Recount(RuleBasedStateMachine):
         self.clock, self.book = Clock(), Book()
         self.quota = Quota(self.book, self.clock)
         self.log: dict[str, Told] = {}
+        self.groups = dict(GROUPS)
         self.count = 0
 
     def _of(self, owner: str) -> Iterator[Told]:
-        return (told for told in self.log.values() if owner in (told.key, GROUPS[told.key]))
+        return (told for told in self.log.values() if owner in told.owners)
 
     def _held(self, owner: str, inside: Callable[[float], bool]) -> tuple[int, int]:
         """Requests and tokens of the times that are `inside`."""
@@ -374,7 +385,7 @@ class Recount(RuleBasedStateMachine):
         return requests, sum(told.charge for told in self._of(owner) if inside(told.at))
 
     def _owners(self, key: str) -> Iterator[tuple[str, Limits]]:
-        return zip((key, GROUPS[key]), self.book(key, GROUPS[key]), strict=True)
+        return zip((key, self.groups[key]), self.book(key, self.groups[key]), strict=True)
 
     def _fits(self, key: str, requests: int, tokens: int, inside: Callable[[float], bool]) -> bool:
         for owner, limits in self._owners(key):
@@ -424,6 +435,10 @@ class Recount(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(["k", "l", "m", "g", "h"]), limits=SOME_LIMITS)
     def change_limits(self, owner: str, limits: Limits) -> None:
         (self.book.groups if owner in "gh" else self.book.keys)[owner] = limits
+
+    @rule(key=KEYS, group=st.sampled_from("gh"))
+    def move_key(self, key: str, group: str) -> None:
+        self.groups[key] = group
 
     @rule(key=KEYS, tokens=TOKENS, wait_s=MOMENTS)
     def admit(self, key: str, tokens: int, wait_s: float) -> None:
@@ -479,7 +494,7 @@ class Recount(RuleBasedStateMachine):
         self._forget()
 
     def _some(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from([*self.log, "k-unknown"]))
+        return data.draw(st.sampled_from([*(name for name in self.log if " until " not in name), "k-unknown"]))
 
     def _ask(self, name: str, requests: int, tokens: int, items: int) -> None:
         key, now = name[0], self.clock.now
@@ -489,14 +504,22 @@ class Recount(RuleBasedStateMachine):
         if refusal is not None:
             self._check(refusal, name, requests, tokens, items)
             return
-        told = self.log.setdefault(name, Told(key))
+        owners = (key, self.groups[key])
+        if (former := self.log.get(name)) and former.owners != owners:
+            self._displace(name, former)
+        told = self.log.setdefault(name, Told(owners))
         told.times += [now] * requests
         told.reserved, told.at, told.ended = told.charge + tokens, now, False
         told.items += items
         self._check_limits(key, requests)
 
+    def _displace(self, name: str, former: Told) -> None:
+        self.count += 1
+        former.at, former.reserved, former.items, former.ended = self.clock.now, former.charge, 0, True
+        self.log[f"{name} until {self.count}"] = self.log.pop(name)
+
     def _put(self, quota: Quota, name: str, requests: int, tokens: int, items: int) -> Refusal | None:
-        key, group = name[0], GROUPS[name[0]]
+        key, group = name[0], self.groups[name[0]]
         if requests:
             return quota.admit(name, key, group, tokens)
         return quota.admit_items(name, key, group, items, tokens)
@@ -536,7 +559,7 @@ class Recount(RuleBasedStateMachine):
 
     @invariant()
     def headroom_is_what_is_left(self) -> None:
-        for key, group in GROUPS.items():
+        for key, group in self.groups.items():
             shown = self.quota.headroom(key, group)
             for place, what in enumerate(("requests", "tokens")):
                 rooms = [

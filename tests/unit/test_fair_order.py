@@ -187,6 +187,33 @@ def test_what_a_key_used_beyond_its_share_while_another_waited_is_held_against_i
     assert 8 <= len(engine.began) <= 12
 
 
+def test_who_used_more_than_its_share_while_another_waited_is_over_it() -> None:
+    engine = Engine(sequences=64)
+    engine.order.enter(A, 100)
+    engine.ask(B, 100)
+    engine.order.charge(A, 1000)
+    engine.ask(A, 100)
+    assert (engine.order.over(A), engine.order.over(B)) == (2, 0)
+
+
+def test_what_one_was_charged_too_much_is_not_held_against_another() -> None:
+    engine = Engine(sequences=9)
+    for _ in range(8):
+        engine.ask(A, 4000, used=10)
+        engine.step()
+    engine.ask(B, 100)
+    engine.step()
+    for _ in range(7):
+        engine.end()
+    for _ in range(20):
+        engine.ask(A, 100)
+        engine.ask(B, 100)
+    engine.began.clear()
+    for _ in range(20):
+        engine.step()
+    assert abs(Counter(engine.began)[B] - 10) <= 3
+
+
 def test_a_flood_that_was_charged_too_much_does_not_come_before_a_quiet_key() -> None:
     engine = Engine(sequences=8)
     for _ in range(400):

