@@ -119,6 +119,10 @@ class ModelSpec(Section):
     autoscaling: Autoscaling = Autoscaling()
     max_ongoing_requests: int = Field(256, ge=1, description="Requests one replica takes before it queues.")
     max_queued_requests: int = Field(256, ge=0, description="Requests that may wait; more are refused with 429.")
+    beside_quiet: float | None = Field(
+        None, gt=0, le=1, description="Part of its sequences that a flooding key keeps while quieter ones ask; "
+        "if unset, all on GPUs and an eighth on CPU, where each sequence more makes every token of all later.",
+    )  # fmt: skip
     retry_after_s: int = Field(5, ge=1)
     tool_parser: str | None = Field("llama3_json", description="vLLM's tool-call parser; null turns tool calls off.")
     lora: Lora | None = None

@@ -61,14 +61,15 @@ class FairOrder(Generic[Item]):
         self._charged_start(group, key, cost)
         return over
 
-    def next(self, most_over: int = MOST_OVER) -> Item | None:
-        """The first of those whose `over` is at most so much."""
+    def next(self, most_over: int = MOST_OVER, most_inside: float = math.inf) -> Item | None:
+        """The first of those whose `over` is at most so much, and whose key has fewer inside."""
         if not self.waiting or most_over < 0:
             return None
         for group in sorted(self._groups.that_wait(), key=_rank):
             keys = group.keys.that_wait()
             if most_over < MOST_OVER:
                 keys = [key for key in keys if self._over(group, key, key.next_cost) <= most_over]
+            keys = [key for key in keys if key.inside < most_inside or not key.name]
             if keys:
                 return next(iter(min(keys, key=_rank).items))
         return None
@@ -109,6 +110,11 @@ class FairOrder(Generic[Item]):
         """
         group, key = self._found(principal)
         return self._over(group, key, key.next_cost)
+
+    def inside_of(self, principal: Principal) -> int:
+        """Requests of its key that are inside."""
+        _, key = self._sought(principal)
+        return key.inside if key else 0
 
     def position(self, principal: Principal) -> int:
         """That the key's next request would have, the first one's being 1, if all cost alike."""

@@ -26,6 +26,10 @@ A_LITTLE_S = 0.001
 """A timer may be early."""
 KEEPS_FREE = 8
 """One place for so many is kept free, for an engine that has as many."""
+TIMES_QUIET = 2
+"""A flood may have so many times the places of quieter keys: nobody is starved by them."""
+LINGER_S = 2.0
+"""After a quiet key's request its next one is expected for so long."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,12 @@ class ServiceRate:
 class Turn:
     """One request's, for one `async with`, inside which the engine has it."""
 
-    __slots__ = ("_turns", "asked_at", "began", "cost", "deadline", "principal", "priority", "told")
+    __slots__ = ("_turns", "asked_at", "began", "cost", "deadline", "principal", "priority", "quiet", "told")
 
     def __init__(self, turns: Turns, principal: Principal, cost: float, deadline: float) -> None:
         self._turns, self.principal, self.cost, self.deadline = turns, principal, cost, deadline
         self.asked_at = 0.0
-        self.began = False
+        self.began = self.quiet = False
         self.priority = 0
         """For vLLM's priority scheduling, once it has begun: 0, and 1 each for a key and a group over their shares."""
         self.told: asyncio.Future[ServingError | None] | None = None
@@ -126,11 +130,14 @@ class Turns:
     sequences: that are inside at once. most_waiting: more are refused. reserve: places that nobody gets who has its
     share, so that one that comes during a flood enters at once; the next requests to end make room for another such.
     Half of them are open to a quiet key of the group that floods. Without keys (key "") nothing is kept free.
+    beside_quiet: part of its places that a flood keeps while quieter keys ask, for an engine whose every step takes
+    everybody as long as all that is in it; 1 keeps all.
     """
 
     def __init__(
-        self, sequences: int, most_waiting: int, clock: Clock = time.monotonic, reserve: int | None = None
-    ) -> None:
+        self, sequences: int, most_waiting: int, clock: Clock = time.monotonic, reserve: int | None = None,
+        beside_quiet: float = 1,
+    ) -> None:  # fmt: skip
         self._sequences, self._most, self._clock = sequences, most_waiting, clock
         reserve = default_reserve(sequences) if reserve is None else min(reserve, sequences - 1)
         self._leaves_free = (0, (reserve + 1) // 2, reserve)
@@ -142,6 +149,9 @@ class Turns:
         self._due = math.inf
         """No deadline of those that wait is earlier."""
         self._timer: asyncio.TimerHandle | None = None
+        self._beside_quiet = max(1, math.ceil((sequences - reserve) * beside_quiet)) if beside_quiet < 1 else math.inf
+        """Places of those over their share beside others."""
+        self._quiet, self._quiet_left = 0, -math.inf
         self._stopping = False
         self._empty = asyncio.Event()
 
@@ -173,13 +183,14 @@ class Turns:
         if turn.deadline <= turn.asked_at:
             self._expired += 1
             raise _too_late()
-        if self._most_over() == MOST_OVER:  # then nobody waits
+        if not self._order.waiting and self._most_over() == MOST_OVER and self._has_room(turn.principal):
             self._began_now(turn, self._order.enter(turn.principal, turn.cost))
         else:
             await self._queue(turn)
 
     def leave(self, turn: Turn) -> None:
         self._rate.ended()
+        self._quiet_ended(turn)
         self._order.finish(turn.principal)
         self._settle()
 
@@ -232,6 +243,7 @@ class Turns:
     def _abandon(self, turn: Turn) -> None:
         """Nobody wants its answer any more; it may have its turn already."""
         if turn.began:
+            self._quiet_ended(turn)
             self._order.charge(turn.principal, -turn.cost)
             self._order.finish(turn.principal)
         else:
@@ -259,7 +271,7 @@ class Turns:
         """Let in whom there is room for. After everything that changes who is inside or waits."""
         if self._order.waiting:
             self.expire()
-            while turn := self._order.next(self._most_over()):
+            while turn := self._order.next(self._most_over(), self._most_inside()):
                 self._begin(turn)
         self._rate.busy(self._order.waiting > 0)
         if self._stopping and not self.inside:  # then nobody waits
@@ -272,6 +284,28 @@ class Turns:
         while over >= 0 and free <= self._leaves_free[over]:
             over -= 1
         return over
+
+    def _has_room(self, principal: Principal) -> bool:
+        return not principal.key or self._order.inside_of(principal) < self._most_inside()
+
+    def _most_inside(self) -> float:
+        """Of one key, now: a flood leaves places while quieter keys ask, or did a moment ago."""
+        if not self._quiet and self._clock() - self._quiet_left >= LINGER_S:
+            return math.inf
+        return max(self._beside_quiet, TIMES_QUIET * self._quiet)
+
+    def _is_quiet(self, turn: Turn) -> bool:
+        """Whether another key has far more inside than this one's."""
+        most, key = TIMES_QUIET * self._order.inside_of(turn.principal), turn.principal.key
+        return bool(key) and any(inside > most for _, name, inside, _ in self._order.counts() if name != key)
+
+    def _quiet_ended(self, turn: Turn) -> None:
+        if turn.quiet:
+            turn.quiet = False
+            self._quiet -= 1
+            self._quiet_left = self._clock()
+            if self._order.waiting and not self._quiet:
+                asyncio.get_running_loop().call_later(LINGER_S + A_LITTLE_S, self._settle)
 
     def _begin(self, turn: Turn) -> None:
         """One that waited."""
@@ -286,6 +320,9 @@ class Turns:
 
     def _began_now(self, turn: Turn, over: int, waited_s: float = 0.0) -> None:
         turn.began, turn.priority = True, over
+        if self._beside_quiet < math.inf and waited_s < A_LITTLE_S and self._is_quiet(turn):
+            turn.quiet = True
+            self._quiet += 1
         self._began += 1
         self._waited_s += waited_s
         self._mean_wait_s += (waited_s - self._mean_wait_s) / min(self._began, WAITS)

@@ -14,6 +14,7 @@ from deployments.turns import Turn, Turns, default_reserve
 
 ALONE = 1.5
 """Requests inside for each sequence, so that the next ones are there when one ends."""
+BESIDE_QUIET_ON_CPU = 0.125
 BYTES_PER_TOKEN = 4
 ANSWER_TOKENS = 256
 """Of a request that does not say how long its answer may be."""
@@ -29,7 +30,14 @@ def turns_of(spec: ModelSpec) -> Turns:
     places = max(1, min(int(ALONE * sequences), taken))
     kept_free = places - sequences + default_reserve(sequences) if places > sequences else default_reserve(places)
     waiting = taken - places + spec.max_queued_requests
-    return Turns(places, waiting, reserve=kept_free)
+    return Turns(places, waiting, reserve=kept_free, beside_quiet=_beside_quiet(spec))
+
+
+def _beside_quiet(spec: ModelSpec) -> float:
+    """A step of a GPU takes hardly longer for many than for few; one of a CPU takes as long as all together."""
+    if spec.beside_quiet is not None:
+        return spec.beside_quiet
+    return 1 if spec.hardware.kind == "gpu" else BESIDE_QUIET_ON_CPU
 
 
 def request_cost(size: int, body: Mapping[str, Any]) -> float:

@@ -94,7 +94,8 @@ def test_only_the_applications_are_left_and_on_loopback(render: Render, wrapper:
     assert "prometheus-exporter" not in after
     assert "listen stats" not in after
     kept = before[before.index("frontend http_frontend") : before.index("listen stats")]
-    rule = "\n    http-request deny deny_status 401 unless { path /-/healthz } || { req.hdr(x-corral-secret) -m str 5ec2e7 }"
+    inside = "{ path /-/healthz } || { req.hdr(x-corral-secret) -m str 5ec2e7 }"
+    rule = f"\n    http-request deny deny_status 401 unless {inside}"
     assert after.endswith(re.sub(r"bind \S+:18000", f"bind 127.0.0.1:18000{rule}", kept))
 
 

@@ -663,3 +663,29 @@ async def _all_end(turns: Turns, clock: Clock, requests: list[Request]) -> None:
     shot = turns.snapshot()
     assert (shot.refused, shot.expired) == (became["Overloaded"], became["DeadlineExceeded"])
     assert became["entered"] <= shot.began <= became["entered"] + became["cancelled"]
+
+
+async def test_beside_a_quiet_key_a_flood_keeps_a_part_of_the_places() -> None:
+    """New ones of the flood wait until no more than its part are inside, and all of it comes back some time later."""
+    clock = [0.0]
+    turns = Turns(16, 100, lambda: clock[0], reserve=2, beside_quiet=0.25)
+    flood = [turns.turn(FLOOD, 10) for _ in range(30)]
+    waiting = [asyncio.create_task(turns.enter(turn)) for turn in flood]
+    await asyncio.sleep(0)
+    assert turns.inside == 14
+    asking = turns.turn(QUIET, 10)
+    await turns.enter(asking)
+    for turn in [turn for turn in flood if turn.began][:12]:
+        turns.leave(turn)
+    await asyncio.sleep(0)
+    assert turns.inside == 1 + 4  # a quarter of 14, rounded up
+    turns.leave(asking)
+    for _ in range(2):
+        clock[0] += 1.01
+        turns.leave(next(turn for turn in flood if turn.began and turn not in flood[:12]))
+        flood = [turn for turn in flood if not turn.began] + [turn for turn in flood if turn.began]
+        await asyncio.sleep(0)
+    assert turns.inside == 14
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
