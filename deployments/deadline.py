@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.types import Message, Scope, Send
 
@@ -43,26 +42,33 @@ async def within(seconds: float | None, send: Send, answer: Callable[[Send], Awa
     if seconds is None:
         await answer(send)
         return
-    sent = _Sent(send)
+    sent = _Sent(send, asyncio.get_running_loop().time() + seconds)
     try:
         async with asyncio.timeout(seconds) as timeout:
             await answer(sent)
     except TimeoutError:
         if not timeout.expired():
             raise
+        sent.is_late = True
+    if sent.is_late:
         await sent.end(too_late(seconds))
 
 
 class _Sent:
-    """Passes an answer on until it is ended, and remembers what of it was sent."""
+    """Passes an answer on until it is too late, and remembers what of it was sent.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    vLLM answers a request that is ended with what it has so far.
+    """
+
+    def __init__(self, send: Send, until: float) -> None:
+        self._send, self._until = send, until
         self._start: Message | None = None
-        self._whole = self._ended = False
+        self._whole = False
+        self.is_late = False
 
     async def __call__(self, message: Message) -> None:
-        if self._ended:
+        self.is_late = self.is_late or asyncio.get_running_loop().time() >= self._until
+        if self.is_late:
             return
         if message["type"] == "http.response.start":
             self._start = message
@@ -71,16 +77,13 @@ class _Sent:
         await self._send(message)
 
     async def end(self, error: DeadlineExceeded) -> None:
-        self._ended = True
         if self._whole:
             return
         if self._start is None:
             raise error
         if not _is_stream(self._start):
             raise ConnectionAbortedError(error.message)
-        detail: dict[str, Any] = {
-            "message": error.message, "type": "server_error", "param": None, "code": error.reason
-        }  # fmt: skip
+        detail = {"message": error.message, "type": "server_error", "param": None, "code": error.reason}
         event = b"data: " + json.dumps({"error": detail}).encode() + b"\n\n"
         await self._send({"type": "http.response.body", "body": event})
 
