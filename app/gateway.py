@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -13,17 +13,18 @@ from fastapi import APIRouter
 from app.access.guards import GuardedRetrieval, GuardedTribunals
 from app.access.items import ItemQuota, KeeperItemQuota, NoItemQuota
 from app.metrics import merge_engine_metrics
-from app.middleware import CancelledOnce
+from app.middleware import CancelledOnce, log
 from app.relay import Upstream
 from app.replica_urls import ReplicaUrls, url
 from app.retrieval.resolved import embedder_id, incoming_folder
 from app.serve_config import RETRIEVAL, TRIBUNAL
-from app.services import BulkLimits, Limits, Services
+from app.services import BulkLimits, Limits, Services, no_metrics
 from app.settings import Settings
 from app.web import create_app
 from deployments.config import ModelSpec
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
+from deployments.principal import SECRET_HEADER
 from deployments.retrieval.client import RetrievalClient
 from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.serve_state import read_nodes, read_status, replica_addresses
@@ -81,7 +82,7 @@ def build_services(settings: Settings, serve: tuple[str, int], failures: Mapping
         embedder=embedder_id(settings),
         incoming=incoming_folder(settings.rag),
         item_quota=_item_quota(),
-        metrics_sources=_engine_metrics(specs, clients, herd),
+        metrics_sources=_all(_engine_metrics(specs, clients, herd), _keeper_metrics()),
     )
 
 
@@ -118,6 +119,34 @@ def _limits(settings: Settings) -> Limits:
 def _in_flight(spec: ModelSpec) -> int:
     """Bulk items that fill all engines of a model, with those that wait there and those on their way."""
     return max(BULK_IN_FLIGHT, IN_FLIGHT_SHARE * spec.max_sequences * spec.autoscaling.max_replicas)
+
+
+Source = Callable[[], Awaitable[str]]
+
+
+def _all(*sources: Source) -> Source:
+    """What several sources say; one that fails is left out."""
+
+    async def read() -> str:
+        texts = await asyncio.gather(*(source() for source in sources), return_exceptions=True)
+        for failure in (text for text in texts if not isinstance(text, str)):
+            log.warning("metrics are incomplete: %r", failure)
+        return "".join(text for text in texts if isinstance(text, str))
+
+    return read
+
+
+def _keeper_metrics() -> Source:
+    """What the keeper counts: requests at the edge, refusals, tokens."""
+    secret, url = own_secret(), os.environ.get(KEEPER_VARIABLE)
+    if not secret or not url:
+        return no_metrics
+    client = httpx.AsyncClient(base_url=url, headers={SECRET_HEADER: secret}, timeout=2, trust_env=False)
+
+    async def read() -> str:
+        return (await client.get("/metrics")).raise_for_status().text
+
+    return read
 
 
 def _engine_metrics(specs: tuple[ModelSpec, ...], clients: Mapping[str, ModelClient], herd: ServeHerd) -> Any:

@@ -86,7 +86,7 @@ class Ways:
     @property
     def base_url(self) -> str:
         """Of the laptop's end, for OpenAI clients."""
-        return f"http://127.0.0.1:{self.local}/v1"
+        return f"{self.address.scheme}://127.0.0.1:{self.local}/v1"
 
     @property
     def curl(self) -> str:
