@@ -55,8 +55,8 @@ from rag.errors import (
 class NotFromEdge(ServingError):
     reason = "not_from_edge"
 
-    def __init__(self) -> None:
-        super().__init__(NOT_FROM_EDGE)
+    def __init__(self, message: str = NOT_FROM_EDGE) -> None:
+        super().__init__(message)
 
 
 class HttpError(ServingError):

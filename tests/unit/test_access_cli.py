@@ -241,7 +241,7 @@ def test_a_profile_says_where_the_keys_lie(typed: Typed, tmp_path: Path) -> None
 
 def test_help_says_what_every_scope_allows(typed: Typed) -> None:
     shown = typed("--help")
-    for said in ("admin: everything, keys and everybody's usage included", "metrics: read /metrics and /ready"):
+    for said in ("admin: everything, keys and everybody's usage included", "metrics: read /metrics"):
         assert said in shown
 
 

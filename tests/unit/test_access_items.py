@@ -246,7 +246,7 @@ async def test_without_a_keeper_nothing_is_asked() -> None:
 async def test_the_end_of_a_call_gives_back_what_was_not_answered(desk: Desk) -> None:
     with acting(desk.alice):
         await desk.quota.reserve(ALLOWED)
-    seen = {"id": "r1", "method": "POST", "path": "/bulk", "key": desk.alice.key, "model": "-", "status": 499}
+    seen = {"uid": "r1", "method": "POST", "path": "/bulk", "key": desk.alice.key, "model": "-", "status": 499}
     desk.keeper.ended(json.dumps(seen).encode())
     with acting(replace(desk.alice, request="r2")):
         await desk.quota.reserve(ALLOWED)

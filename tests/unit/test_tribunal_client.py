@@ -23,6 +23,7 @@ from deployments.errors import (
     UnknownModel,
     UnknownRun,
 )
+from deployments.principal import ANYBODY, Principal
 from deployments.tribunal.client import TribunalClient
 from deployments.tribunal.config import TribunalSpec
 from deployments.tribunal.service import TribunalAsk
@@ -75,7 +76,10 @@ class Handle:
         return self
 
     def remote(self, *arguments: Any) -> Answer:
-        self.calls.append((self._stream, self._method, *arguments))
+        principal, method, *rest = arguments
+        assert Principal.from_json(principal) == ANYBODY
+        assert self._method == ("corral_streamed" if self._stream else "corral_called")
+        self.calls.append((self._stream, method, *rest))
         self._stream = False
         return self.answer
 
