@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware import BoundBody, CancelOnDisconnect, LastResort
+from app.middleware import Admitted, BoundBody, CancelOnDisconnect, LastResort, OwnDeadline
+from deployments.principal import CURRENT, Principal
+from deployments.secret import Door
 from tests.unit.asgi import Call
 
 
@@ -81,3 +85,51 @@ async def test_what_is_not_http_passes_untouched(wrap: type[CancelOnDisconnect])
     wrapped: ASGIApp = wrap(app)
     await wrapped({"type": "lifespan"}, none, lambda _: none())  # type: ignore[arg-type, return-value]
     assert seen == ["lifespan"]
+
+
+def asked(**headers: str) -> Scope:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "method": "POST", "path": "/generate", "headers": raw, "state": {"request_id": "r-1"}}
+
+
+async def sent_to(app: ASGIApp, scope: Scope) -> tuple[int, Any]:
+    """Status and JSON of the answer."""
+    got: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        got.append(message)
+
+    await app(scope, receive, send)
+    return got[0]["status"], json.loads(got[1]["body"])
+
+
+async def test_a_request_ends_at_its_own_deadline() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    status, body = await sent_to(OwnDeadline(app), asked(x_request_timeout="0.01"))
+    assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+    status, body = await sent_to(OwnDeadline(app), asked(x_request_timeout="never"))
+    assert (status, body["error"]["param"]) == (400, "x-request-timeout")
+
+
+async def test_only_who_has_the_secret_comes_in_and_says_for_whom() -> None:
+    seen: list[Principal] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(CURRENT.get())
+        await answer(send)
+
+    door = Admitted(app, Door("5ec2e7"))
+    bob = Principal("bob", "physics", ("models",), 2, 3, "uid-1")
+    for wrong in ({}, {"x_corral_secret": "5ec2e8"}, {"x_corral_principal": bob.to_header()}):
+        status, body = await sent_to(door, asked(**wrong))
+        assert (status, body["error"]["code"]) == (401, "not_from_edge")
+    assert seen == []
+    for told, principal in ((bob.to_header(), bob), ("", Principal(request="r-1"))):
+        call = Call(door, "/generate", [b""], {"x-corral-secret": "5ec2e7", "x-corral-principal": told})
+        await asyncio.wait_for(call.task, 1)
+        assert seen.pop().key == principal.key

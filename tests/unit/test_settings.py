@@ -211,7 +211,7 @@ def test_images_that_are_names_stay_names(write: Write) -> None:
     [
         (
             ONE + "edgy: {}\n",
-            "unknown key 'edgy' (did you mean 'edge'?); valid keys: access, bulk, cluster, edge, gateway, models, rag, ray",
+            "unknown key 'edgy' (did you mean 'edge'?); valid keys: access, bulk, cluster, edge, gateway, models, rag",
         ),
         ("models:\n  a: {sauce: x/y}\n", "models.a: unknown key 'sauce' (did you mean 'source'?)"),
         ("models:\n  a: {}\n", "models.a.source: this key is required, but missing"),
