@@ -144,9 +144,7 @@ class Service:
         return self._cluster.run_dir / "logs" / "deploy.log"
 
     async def _start_edge(self) -> None:
-        certificate = await asyncio.to_thread(
-            certificate_for, self._settings, edge_host(self._settings, self._cluster)
-        )
+        certificate = await asyncio.to_thread(certificate_for, self._settings, edge_host(self._settings, self._cluster))
         if certificate:
             self._state = replace(
                 self._state,
