@@ -158,7 +158,7 @@ class Edge:
             if entries == self._state.keys:
                 return
             if self.pid:
-                await self._admin.keys(self._state.keys, entries)
+                await self._admin.keys(entries)
             self._state = replace(self._state, keys=entries)
 
     async def requests(self) -> int:

@@ -46,15 +46,12 @@ class AdminSocket:
             await self._point(slot, address)
             await self._silent(f"set server {slot} state ready")
 
-    async def keys(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
-        """Make the map of keys, which holds `old`, hold `new`."""
-        for key in old.keys() - new.keys():
-            await self._silent(f"del map keys.map {key}")
-        for key in new.keys() - old.keys():
-            await self._silent(f"add map keys.map {key} {new[key]}")
-        for key in new.keys() & old.keys():
-            if new[key] != old[key]:
-                await self._silent(f"set map keys.map {key} {new[key]}")
+    async def keys(self, entries: Mapping[str, str]) -> None:
+        """Have the map of keys hold these from one moment to the next; if anything fails it stays as it was."""
+        version = (await self.ask("prepare map keys.map")).rpartition(" ")[2]
+        for key, value in entries.items():
+            await self._silent(f"add map @{version} keys.map {key} {value}")
+        await self._silent(f"commit map @{version} keys.map")
 
     async def mode(self, mode: EdgeMode, successor: Address | None) -> None:
         """Treat new requests so; what was there before stays if the successor is refused."""

@@ -110,6 +110,8 @@ class EdgeSpec:
     """Sent to the gateway and the replicas, which let in nobody else."""
     keeper: bool = False
     """The keeper listens in `workdir`: it is told of the end of each request, and answers /v1/usage."""
+    most_per_second: int = 500
+    """Requests of one key, whatever they are; more are refused before anyone is asked."""
     admission: bool = False
     """Keys are asked for, and the keeper is asked about each request."""
     fresh_connections: bool = False

@@ -24,7 +24,7 @@ import psutil
 from app.access.certificate import CertificateError
 from app.access.keeper import edge_keys
 from app.access.keeper_app import KeeperConfig
-from app.access.keys import KeysError, KeyStore, first_key
+from app.access.keys import EMPTY, KeysError, KeyStore, first_key
 from app.access.place import keys_file, keys_required, own_key_file, usage_file
 from app.access.tls import certificate_for
 from app.cluster import LOOPBACK, Cluster, ClusterError, Ports, start_head
@@ -182,10 +182,20 @@ class Service:
     async def _follow_keys(self) -> None:
         """Have the edge take the keys that are in their file, and no others."""
         spec = edge_spec(self._settings, self._cluster)
-        store = KeyStore(keys_file(self._settings))
+        store, file, told = KeyStore(keys_file(self._settings)), EMPTY, ""
         while self._edge and spec.admission:
-            with contextlib.suppress(EdgeError, KeysError):
-                await self._edge.set_keys(edge_keys(await asyncio.to_thread(store.load), time.time()))
+            trouble = ""
+            try:
+                file = await asyncio.to_thread(store.load)
+            except KeysError as error:  # what was read last counts, and its keys expire all the same
+                trouble = f"the keys cannot be read: {error}"
+            try:
+                await self._edge.set_keys(edge_keys(file, time.time()))
+            except EdgeError as error:
+                trouble = f"the edge does not take the keys: {error}"
+            if trouble and trouble != told:
+                sys.stderr.write(f"{trouble}\n")
+            told = trouble
             await asyncio.sleep(KEYS_POLL_S)
 
     async def _guard_head(self, head: asyncio.subprocess.Process) -> None:

@@ -24,13 +24,14 @@ from deployments.errors import (
     BadRequest,
     BodyTooLarge,
     DeadlineExceeded,
+    Forbidden,
     Overloaded,
     ServingError,
     Unavailable,
     WrongContentType,
 )
 from deployments.hang_up import ended_by_disconnect
-from deployments.principal import CURRENT
+from deployments.principal import CURRENT, MODELS
 from deployments.secret import NOT_FROM_EDGE, Door
 from deployments.strict_json import as_object, check_values, parse_json
 from deployments.waiting_room import WaitingRoom, request_cost
@@ -43,8 +44,14 @@ TASK_OF = {
 }
 """Path -> the task of the models that have it."""
 
-ORDERED = ("/v1/chat/completions", "/v1/completions")
+ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 """Paths whose requests may say a priority."""
+PRIORITY = b"x-vllm-priority"
+"""vLLM's header for it, which counts before the body."""
+MOST_INPUTS = 256
+"""Prompts or texts of one request: each is a sequence of its own."""
+MOST_STOPS = 64
+"""Words at which an answer ends, or that it may not have: each is looked for at every token."""
 INPUT_FIELDS = ("messages", "prompt", "input")
 
 
@@ -63,7 +70,21 @@ def check_request(body: bytes, fields: frozenset[str] | None) -> dict[str, Any]:
     for name in INPUT_FIELDS:
         if name in parsed and parsed[name] in ("", [], [""]):
             raise BadRequest(f"'{name}' is empty: send at least one {_unit(name)}.", name)
+    _check_amounts(parsed)
     return parsed
+
+
+def _check_amounts(parsed: dict[str, Any]) -> None:
+    """Raises BadRequest for what one request may not ask so much of, or not in that way."""
+    for name in ("prompt", "input"):
+        given = parsed.get(name)
+        if isinstance(given, list) and len(given) > MOST_INPUTS and not isinstance(given[0], int):
+            raise BadRequest(f"{name}: at most {MOST_INPUTS}, got {len(given)}; POST /bulk has room for more.", name)
+    for name in ("stop", "bad_words", "stop_token_ids"):
+        if isinstance(given := parsed.get(name), list) and len(given) > MOST_STOPS:
+            raise BadRequest(f"{name}: at most {MOST_STOPS}, got {len(given)}.", name)
+    if type(parsed.get("priority") or 0) is not int:
+        raise BadRequest("priority: must be an integer.", "priority")
 
 
 def _unknown_field(key: str, fields: frozenset[str]) -> str:
@@ -136,6 +157,7 @@ class Gate:
 
     async def _post(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
         try:
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != PRIORITY]}
             timeout_s = timeout_of(scope)
             body, parsed = await self._checked_body(scope, receive)
             call = _Call(scope, receive, asked, body, parsed)
@@ -167,10 +189,22 @@ class Gate:
         route = _route(scope)
         body = await read_body(receive, self._max_body)
         if route not in self._fields:
-            return body, {}
+            return body, self._read(body) if _is_json(scope) and body else {}
         if not _is_json(scope):
             raise WrongContentType("Send the body as JSON with 'Content-Type: application/json'.", "content-type")
-        return body, check_request(body, self._fields[route])
+        return body, self._allowed(check_request(body, self._fields[route]))
+
+    def _read(self, body: bytes) -> dict[str, Any]:
+        """Of a path that has its own way to say what is wrong with a body."""
+        parsed = parse_json(body)
+        return self._allowed(check_request(body, None)) if isinstance(parsed, dict) else {}
+
+    def _allowed(self, parsed: dict[str, Any]) -> dict[str, Any]:
+        """Raises Forbidden: what the edge read as the model may be another than what vLLM would."""
+        model = parsed.get("model")
+        if isinstance(model, str) and not CURRENT.get().may(MODELS, model):
+            raise Forbidden(f"This API key may not ask {model[:96]!r}.", "model")
+        return parsed
 
 
 class _Call(NamedTuple):
@@ -185,8 +219,8 @@ class _Call(NamedTuple):
 
 def _behind(call: _Call, priority: int) -> _Call:
     """The same with its place in the engine's order; nobody puts himself before others there."""
-    given = call.parsed.get("priority", 0)
-    wanted = max(priority, given) if isinstance(given, int) else given
+    given = call.parsed.get("priority") or 0
+    wanted = max(priority, given)
     if call.asked.route not in ORDERED or wanted == given:
         return call
     parsed = {**call.parsed, "priority": wanted}
@@ -339,13 +373,13 @@ def _input_of(asked: bytes) -> str | None:
 
 
 STATUS: dict[type[ServingError], int] = {
-    BodyTooLarge: 413, WrongContentType: 415, Overloaded: 429, Unavailable: 503, DeadlineExceeded: 504,
+    Forbidden: 403, BodyTooLarge: 413, WrongContentType: 415, Overloaded: 429, Unavailable: 503, DeadlineExceeded: 504,
 }  # fmt: skip
 
 
 async def _refuse(send: Send, error: ServingError) -> None:
     status = STATUS.get(type(error), 400)
-    param = error.param if isinstance(error, BadRequest) else None
+    param = error.param if isinstance(error, BadRequest | Forbidden) else None
     wait = error.retry_after_s if isinstance(error, Overloaded) else None
     await _send_json(send, status, error_body(error.message, param, status, error.reason), wait)
 

@@ -18,7 +18,7 @@ def parse_json(raw: bytes) -> object:
     if not raw.strip():
         raise BadRequest("The body is empty; send a JSON object.", "body")
     try:
-        value: object = json.loads(raw.decode(), parse_constant=_no_constant)
+        value: object = json.loads(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: wrong byte at {error.start}.", "body") from None
     except json.JSONDecodeError as error:
@@ -45,6 +45,15 @@ def check_values(value: object) -> None:
         if not level:
             return
     raise BadRequest(f"{_dotted(level[0][1])} is nested deeper than {MAX_DEPTH} levels.", _dotted(level[0][1]))
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of the two they take: the edge the first, Python the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:index]))
+        raise BadRequest(f"The key {twice[:64]!r} stands twice in one object.", twice[:64])
+    return found
 
 
 def _no_constant(name: str) -> object:

@@ -43,8 +43,10 @@ def _beside_quiet(spec: ModelSpec) -> float:
 def request_cost(size: int, body: Mapping[str, Any]) -> float:
     """Tokens, as a guess by the bytes of the request and what it says of its answers."""
     most = next((body[name] for name in ("max_completion_tokens", "max_tokens") if _is_count(body.get(name))), None)
-    answers = body.get("n") if _is_count(body.get("n")) else 1
-    return size / BYTES_PER_TOKEN + (most or ANSWER_TOKENS) * min(int(answers or 1), 64)
+    answers = int(body["n"]) if _is_count(body.get("n")) else 1
+    prompts = body.get("prompt")
+    each = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return size / BYTES_PER_TOKEN + (most or ANSWER_TOKENS) * min(answers, 64) * each
 
 
 def _is_count(value: object) -> bool:

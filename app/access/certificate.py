@@ -325,6 +325,8 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritten(folder, error) from None
+    if folder.stat().st_uid != os.getuid():
+        raise CertificateError(f"{folder} belongs to somebody else, who could give us another key: have it removed")
 
 
 def _unwritten(path: Path, error: OSError) -> CertificateError:

@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +33,7 @@ from app.access.keys import KeyStore
 from app.access.ledger import FIELDS, Ledger, LedgerError
 from app.access.tally import Tally
 from app.errors import problem_of
-from deployments.errors import BadRequest, Forbidden
+from deployments.errors import BadRequest, Forbidden, OverQuota
 from deployments.principal import HEADER, Principal
 from deployments.secret import Door, OnlyFromInside
 
@@ -39,6 +41,7 @@ SOCKET, LOG_SOCKET = "keeper.sock", "keeper-log.sock"
 RELOAD_S, FLUSH_S, COPY_S = 1.0, 1.0, 30.0
 LOG_BUFFER = 8 << 20
 KEEP_ALIVE_S = 75
+LOOKS_PER_S = 10
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class KeeperRoutes:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
+        self._second, self._looks = 0, Counter[str]()
 
     async def admit(self, request: Request) -> Response:
         told = request.headers
@@ -110,10 +114,21 @@ class KeeperRoutes:
     async def usage(self, request: Request) -> Response:
         """Usage by day, key and model: of the key that asks, or with admin of all."""
         try:
-            principal = Principal.from_header(request.headers.get(HEADER) or Principal().to_header())
+            told = request.headers.get(HEADER)
+            principal = Principal() if told is None else Principal.from_header(told)
+            if not self._may_look(principal.key):
+                raise OverQuota(f"Usage may be asked for {LOOKS_PER_S} times a second; try again.", 1, "quota_rate")
             return JSONResponse(usage(self._keeper, principal, dict(request.query_params)))
-        except (BadRequest, Forbidden) as error:
+        except (BadRequest, Forbidden, OverQuota) as error:
             return problem_of(error).response()
+
+    def _may_look(self, key: str) -> bool:
+        """Reading the ledger takes a while, in which nobody is admitted."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._looks = second, Counter()
+        self._looks[key] += 1
+        return self._looks[key] <= LOOKS_PER_S
 
 
 def usage(keeper: Keeper, principal: Principal, query: dict[str, str]) -> dict[str, Any]:

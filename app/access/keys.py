@@ -460,6 +460,16 @@ def _make_folder(folder: Path) -> None:
     for each in reversed((folder, *folder.parents)):
         if not each.is_dir():
             each.mkdir(mode=0o700, exist_ok=True)
+    _require_own(folder)
+
+
+def _require_own(folder: Path) -> None:
+    """Who may change the folder puts other files in the place of ours."""
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise KeysError(f"{folder} belongs to somebody else: have it removed, or set access.file to a folder of yours")
+    if status.st_mode & 0o002:
+        raise KeysError(f"everybody may write to {folder}: chmod o-w {folder}")
 
 
 @contextmanager

@@ -112,7 +112,9 @@ class Quota:
     def used(self, request: str, prompt_tokens: int, completion_tokens: int) -> None:
         """So many more. They count too if they are told a little after the end; nothing happens if it is unknown."""
         spent = _counted(prompt_tokens) + _counted(completion_tokens)
-        self._advance()
+        now_s = self._advance()
+        if held := self._long.get(request):  # it counts for the minute in which it is told
+            self._take(request, held, _Ask(), tick_of(now_s))
         if held := self._recent.get(request):
             self._charge(held, held.reserved, held.actual + spent)
 
