@@ -113,7 +113,7 @@ class Quota:
         """So many more. They count too if they are told a little after the end; nothing happens if it is unknown."""
         spent = _counted(prompt_tokens) + _counted(completion_tokens)
         now_s = self._advance()
-        if held := self._long.get(request):  # it counts for the minute in which it is told
+        if spent and (held := self._long.get(request)):  # it counts for the minute in which it is told
             self._take(request, held, _Ask(), tick_of(now_s))
         if held := self._recent.get(request):
             self._charge(held, held.reserved, held.actual + spent)

@@ -463,7 +463,9 @@ class Recount(RuleBasedStateMachine):
     def use(self, data: st.DataObject, prompt: int, completion: int) -> None:
         name = self._some(data)
         self.quota.used(name, prompt, completion)
-        if (told := self.log.get(name)) and self.clock.now < leaves(told.at):
+        if told := self.log.get(name):
+            if self.clock.now >= leaves(told.at) and prompt + completion:  # it counts in the minute in which it is told
+                told.at = self.clock.now
             told.actual += prompt + completion
 
     @rule(data=st.data(), count=st.integers(0, 8))
