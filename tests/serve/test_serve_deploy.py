@@ -16,6 +16,9 @@ import pytest
 import yaml
 
 from app.cluster import Cluster, Ports, start_head
+from app.edge import haproxy_binary
+from app.serve_proxy import VARIABLE as PROXY
+from deployments.secret import VARIABLE as ASKS_FOR_SECRET
 from tests.serve.herd import small
 from tests.serve.service import CORRAL, ROOT, family, run_corral, service_environment
 from tests.waiting import PATIENCE_S, until
@@ -30,7 +33,9 @@ async def ray(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster
     """A fresh Ray with a dashboard, which is what `serve deploy` talks to. Its sockets want a short path."""
     folder = Path("/tmp") / f"deploy-{os.getpid()}"
     folder.mkdir(mode=0o700)
-    cluster = Cluster(folder, Ports.choose(), None, 80 << 20, True, {})
+    # As where no edge is: what lets in the service alone is left out.
+    open_to_all = {ASKS_FOR_SECRET: "0", PROXY: haproxy_binary()}
+    cluster = Cluster(folder, Ports.choose(), None, 80 << 20, True, open_to_all)
     cluster.prepare()
     head = await start_head(cluster)
     processes = family(head.pid)
