@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 from deployments.direct_chat import DirectChat
 from deployments.errors import BadRequest
 from deployments.gate import Gate, check_request
+from deployments.principal import HEADER, SECRET_HEADER, Principal
+from deployments.secret import Door
 
 FIELDS = frozenset({"model", "messages", "prompt", "max_tokens"})
 CHAT = "/v1/chat/completions"
@@ -165,3 +167,50 @@ async def test_what_is_not_answered_directly_reaches_the_app(model: str, answer:
         )
     assert (got.status_code, got.text) == (200, answer)
     assert got.headers["content-type"].startswith(type_)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "a", "model": "b"}', b'{"model": "a", "mod\\u0065l": "b"}', b'{"x": {"y": 1, "y": 1}}',
+        b'[{"a": 1}, {"b": 1, "b": null}]',
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
+    """The edge would read the first, and vLLM the last."""
+    with pytest.raises(BadRequest, match="twice"):
+        check_request(body, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": ["a"] * 257}, "prompt"), ({"input": [[1]] * 257}, "input"), ({"stop": ["a"] * 65}, "stop"),
+        ({"bad_words": ["a"] * 65}, "bad_words"), ({"priority": "-5"}, "priority"), ({"priority": -5.0}, "priority"),
+        ({"priority": True}, "priority"), ({"priority": [1]}, "priority"),
+    ],
+)  # fmt: skip
+def test_one_request_asks_for_no_more_than_its_share(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        check_request(json.dumps(body).encode(), None)
+    assert caught.value.param == param
+
+
+def test_long_prompts_of_tokens_are_one_sequence() -> None:
+    body = {"prompt": [1] * 2000, "stop": ["a"] * 64, "priority": None}
+    assert check_request(json.dumps(body).encode(), None) == body
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/score", "/v1/chat/completions/batch"])
+async def test_a_key_reaches_no_adapter_that_it_may_not_ask(path: str) -> None:
+    """Whatever the edge took for the model."""
+    gate = Gate(Echo(), {CHAT: FIELDS | {"model"}}, max_body=1000, task="generate", door=Door("5ec2e7"))
+    narrow = {SECRET_HEADER: "5ec2e7", HEADER: Principal("k", scopes=("models:base",)).to_header()}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://replica") as http:
+        refused = await http.post(path, json={"model": "base.adapter"}, headers=narrow)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_allowed")
+        assert refused.json()["error"]["param"] == "model"
+        assert (await http.post(path, json={"model": "base"}, headers=narrow)).status_code == 200
+        twice = b'{"model": "base", "model": "base.adapter"}'
+        json_type = {"content-type": "application/json"}
+        assert (await http.post(path, content=twice, headers={**narrow, **json_type})).status_code == 400
