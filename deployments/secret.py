@@ -79,13 +79,17 @@ class Door:
 
 
 class OnlyFromInside:
-    """Pure-ASGI middleware: refuses before anything else looks at a request."""
+    """Pure-ASGI middleware: refuses before anything else looks at a request. open_path: for who has no secret."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
-        self.app, self._door = app, door
+    def __init__(self, app: ASGIApp, door: Door, open_path: str | None = None) -> None:
+        self.app, self._door, self._open = app, door, open_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope.get("path") == HEALTH or self._door.principal(scope):
+        if (
+            scope["type"] == "lifespan"
+            or (self._open and scope.get("path") == self._open)
+            or self._door.principal(scope)
+        ):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -96,4 +100,4 @@ class OnlyFromInside:
 
 def middlewares() -> list[Middleware]:
     """What Ray Serve asks for by its name."""
-    return [Middleware(OnlyFromInside, Door(own_secret()))]
+    return [Middleware(OnlyFromInside, Door(own_secret()), HEALTH)]

@@ -74,7 +74,7 @@ async def told(scope: Scope, door: Door | None = None) -> tuple[list[str], list[
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await OnlyFromInside(inner, door or Door(SECRET))(scope, receive, send)
+    await OnlyFromInside(inner, door or Door(SECRET), HEALTH)(scope, receive, send)
     return inner.reached, sent
 
 
