@@ -185,7 +185,7 @@ async def serve(config: KeeperConfig, parent: int) -> None:
     The working folder is the edge's, so that its sockets' names are short.
     """
     os.chdir(config.folder)
-    ledger = Ledger.open(Path("usage.db"), Path(config.usage))
+    ledger, copy = _ledger(Path(config.usage))
     store = KeyStore(Path(config.keys)) if config.keys else None
     keeper = Keeper(store, ledger, Estimate(config.context_tokens), Tally())
     keeper.reload()
@@ -195,7 +195,7 @@ async def serve(config: KeeperConfig, parent: int) -> None:
     server = uvicorn.Server(uvicorn_config)
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(lambda: LogLines(keeper.ended), sock=_log_socket())
-    chores = asyncio.create_task(_chores(keeper, Path(config.usage)))
+    chores = asyncio.create_task(_chores(keeper, copy))
     orphaned = asyncio.create_task(_end_with_parent(server, parent))
     try:
         await server.serve(sockets=[_unix_socket(), _tcp_socket(config.host, config.port)])
@@ -203,10 +203,21 @@ async def serve(config: KeeperConfig, parent: int) -> None:
         for task in (chores, orphaned):
             task.cancel()
         _try(keeper.ledger.flush)
-        _try(partial(keeper.ledger.copy_to, Path(config.usage)))
+        if copy:
+            _try(partial(keeper.ledger.copy_to, copy))
 
 
-async def _chores(keeper: Keeper, copy: Path) -> None:
+def _ledger(kept: Path) -> tuple[Ledger, Path | None]:
+    """The ledger that goes on from `kept`, and where its copies go; a file of a newer Corral's is left alone."""
+    live = Path("usage.db")
+    try:
+        return Ledger.open(live, kept), kept
+    except LedgerError as error:
+        log.error("usage is counted for this start alone: %s", error)
+        return Ledger.open(live), None
+
+
+async def _chores(keeper: Keeper, copy: Path | None) -> None:
     """Follow the keys' file, and write down what was used."""
     loop = asyncio.get_running_loop()
     copied = loop.time()
@@ -214,7 +225,7 @@ async def _chores(keeper: Keeper, copy: Path) -> None:
         await asyncio.sleep(RELOAD_S)
         keeper.reload()
         _try(keeper.ledger.flush)
-        if loop.time() - copied > COPY_S:
+        if copy and loop.time() - copied > COPY_S:
             copied = loop.time()
             await asyncio.to_thread(_try, partial(keeper.ledger.snapshot().save, copy))
 

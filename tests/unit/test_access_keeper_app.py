@@ -378,3 +378,14 @@ def test_it_ends_with_its_parent(running: Running) -> None:
         parent.kill()
         until(lambda: not answers(client), what="its end")
     until(lambda: running.usage.exists() and written(running.usage) == 1, what="the copy")
+
+
+def test_the_usage_of_a_newer_corral_is_left_alone_and_the_service_runs(running: Running) -> None:
+    with closing(sqlite3.connect(running.usage)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    before = running.usage.read_bytes()
+    with running.start() as client:
+        running.told("r1")
+        until(lambda: requests_in(client) == 1, what="a counted request")
+        running.end(signal.SIGTERM)
+    assert running.usage.read_bytes() == before
