@@ -381,7 +381,7 @@ def test_it_ends_with_its_parent(running: Running) -> None:
 
 
 def test_the_usage_of_a_newer_corral_is_left_alone_and_the_service_runs(running: Running) -> None:
-    running.usage.parent.mkdir(parents=True, exist_ok=True)
+    Ledger.open(running.usage).close()
     with closing(sqlite3.connect(running.usage)) as newer:
         newer.execute("PRAGMA user_version = 99")
     before = running.usage.read_bytes()
