@@ -129,7 +129,10 @@ async def test_only_who_has_the_secret_comes_in_and_says_for_whom() -> None:
         status, body = await sent_to(door, asked(**wrong))
         assert (status, body["error"]["code"]) == (401, "not_from_edge")
     assert seen == []
-    for told, principal in ((bob.to_header(), bob), ("", Principal(request="r-1"))):
-        call = Call(door, "/generate", [b""], {"x-corral-secret": "5ec2e7", "x-corral-principal": told})
+    for told, key in (({"x-corral-principal": bob.to_header()}, "bob"), ({}, "")):
+        call = Call(door, "/generate", [b""], {"x-corral-secret": "5ec2e7", **told})
         await asyncio.wait_for(call.task, 1)
-        assert seen.pop().key == principal.key
+        assert seen.pop().key == key
+    for broken in ("", "{", "[]", '{"scopes": 1}'):
+        status, _ = await sent_to(door, asked(x_corral_secret="5ec2e7", x_corral_principal=broken))
+        assert status == 401
