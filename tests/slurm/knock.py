@@ -1,7 +1,7 @@
 """Tries what others listen on, as whoever runs it: HTTP and gRPC on TCP ports, connections to Unix sockets, files.
 
-Standard input: {"tcp": [[host, port], ...], "headers": {...}, "unix": [path, ...], "folders": [...], "owner": uid}.
-Answers in JSON.
+Standard input: {"tcp": [[host, port], ...], "headers": {...}, "unix": [path, ...], "folders": [...], "owner": uid,
+"since": unix time}. Answers in JSON.
 """
 
 from __future__ import annotations
@@ -89,11 +89,16 @@ def connects(path: str) -> bool:
     return False
 
 
-def open_to_us(folder: str, owner: int) -> Iterator[str]:
-    """Files of that user which may be read or written, or listed."""
+def open_to_us(folder: str, owner: int, since: float) -> Iterator[str]:
+    """Files of that user, changed since then, which may be read or written, or listed."""
     for at, folders, files in os.walk(folder):
         for path in (os.path.join(at, name) for name in (*folders, *files)):  # noqa: PTH118
-            if os.lstat(path).st_uid == owner and any(os.access(path, how) for how in (os.R_OK, os.W_OK)):
+            status = os.lstat(path)
+            if (
+                status.st_uid == owner
+                and status.st_ctime >= since
+                and any(os.access(path, how) for how in (os.R_OK, os.W_OK))
+            ):
                 yield path
 
 
@@ -108,7 +113,9 @@ def main() -> None:
         "tcp": [[*question, answer] for question, answer in zip(asked, said, strict=True)],
         "grpc": [[*place, code] for place, code in zip(http2, codes, strict=True)],
         "unix": [path for path in wanted["unix"] if connects(path)],
-        "files": [path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"])],
+        "files": [
+            path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"], wanted["since"])
+        ],
     }
     json.dump(told, sys.stdout)
 

@@ -166,16 +166,17 @@ class Visit:
 
 def visit(
     node: Machine, stranger: User, owner: User, found: Sequence[Port], folders: Sequence[str],
-    headers: Mapping[str, str],
+    headers: Mapping[str, str], since: float,
 ) -> Visit:  # fmt: skip
     """Knock at what is on the node itself, and from there at what other nodes let the network see.
 
-    headers: what the stranger claims.
+    headers: what the stranger claims. since: of files, those that are older are not the service's.
     """
     targets = {(host, port.number): port for port in found for host in _hosts(node, port)}
     sockets = unix_sockets(node, owner, folders)
     wanted = {
         "tcp": list(targets), "headers": headers, "unix": sockets, "folders": folders, "owner": owner.uid,
+        "since": since,
     }  # fmt: skip
     said = node.enter(sys.executable, str(KNOCK), user=stranger, text=json.dumps(wanted), timeout_s=240).stdout
     told: dict[str, Any] = json.loads(said)

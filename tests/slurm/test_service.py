@@ -127,7 +127,8 @@ def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> 
     found = strangers.ports(slurm, herd.user)
     folders = ["/tmp", "/dev/shm"]
     claims = {"x-key": herd.key_file.read_text().split("-")[1], "x-corral-principal": Principal().to_header()}
-    visits = [strangers.visit(node, slurm.bob, herd.user, found, folders, claims) for node in slurm.nodes]
+    since = herd.folder.settings.stat().st_mtime
+    visits = [strangers.visit(node, slurm.bob, herd.user, found, folders, claims, since) for node in slurm.nodes]
     replies = [reply for visit in visits for reply in visit.replies]
     at_edge = [reply for reply in replies if reply.port.number == address.port and reply.path == "/v1/models"]
     assert {reply.status for reply in at_edge} == {401}
