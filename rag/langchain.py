@@ -39,7 +39,7 @@ class CorralVectorStore(VectorStore):
 
     def __init__(self, library: Library, collection: str, embeddings: Embeddings) -> None:
         """embeddings: any of LangChain's. Its vectors' dimension is asked for once, by embedding a word."""
-        self.library, self.collection = library, collection
+        self.collections, self.collection = library, collection
         self._embeddings, self._model = embeddings, AnyEmbeddings(embeddings)
 
     @classmethod
@@ -70,8 +70,8 @@ class CorralVectorStore(VectorStore):
 
     def retriever(self, **asked: Any) -> CorralRetriever:
         """The fused search over this collection; asked: CorralRetriever's k, mode, filters, mmr_lambda."""
-        searcher = Searcher(self._model, self.library.config.search)
-        return CorralRetriever(library=self.library, collection=self.collection, searcher=searcher, **asked)
+        searcher = Searcher(self._model, self.collections.config.search)
+        return CorralRetriever(collections=self.collections, collection=self.collection, searcher=searcher, **asked)
 
     def add_documents(self, documents: list[Document], *, ids: list[str] | None = None, **kwargs: Any) -> list[str]:
         """Returns their ids: those given, the documents' own, or made of source and content.
@@ -87,7 +87,7 @@ class CorralVectorStore(VectorStore):
         if not entries:
             return []
         vectors = self._model.passages([passage.searched for _, passage in entries])
-        with self.library.writer(self.collection, self._model.info) as writer:
+        with self.collections.writer(self.collection, self._model.info) as writer:
             dropped = find(writer.current, named) if writer.current else {}
             added = [
                 writer.stage(stage_key(entry.source), entry, [([passage], vectors[at : at + 1])])
@@ -100,9 +100,9 @@ class CorralVectorStore(VectorStore):
         """Ids that are not there are passed over. Without ids the whole collection goes, as LangChain has it."""
         try:
             if ids is None:
-                self.library.delete(self.collection)
+                self.collections.delete(self.collection)
                 return True
-            with self.library.writer(self.collection, self._model.info, create=False) as writer:
+            with self.collections.writer(self.collection, self._model.info, create=False) as writer:
                 self._delete(writer, ids)
         except UnknownCollection:
             pass
@@ -171,7 +171,7 @@ class CorralVectorStore(VectorStore):
     def _snapshot(self) -> Snapshot | None:
         """None: nothing was added yet, and an empty store finds nothing. Raises EmbeddingMismatch."""
         try:
-            snapshot = self.library.snapshot(self.collection)
+            snapshot = self.collections.snapshot(self.collection)
         except UnknownCollection:
             return None
         check_model(snapshot, self._model)
@@ -190,7 +190,7 @@ class CorralRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    library: Library
+    collections: Library
     collection: str
     searcher: Searcher
     k: int | None = Field(None, ge=1)
@@ -200,7 +200,7 @@ class CorralRetriever(BaseRetriever):
     mmr_lambda: float | None = Field(None, ge=0, le=1)
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        snapshot = self.library.snapshot(self.collection)
+        snapshot = self.collections.snapshot(self.collection)
         found = self.searcher.search(
             snapshot, query, k=self.k, mode=self.mode, filters=self.filters, rerank=self.rerank,
             mmr_lambda=self.mmr_lambda,

@@ -51,7 +51,7 @@ def _opened(data: bytes) -> PdfReader:
     if reader.is_encrypted:
         try:
             opened = bool(reader.decrypt(""))
-        except (DependencyError, NotImplementedError) as error:
+        except (DependencyError, RuntimeError) as error:
             raise UnreadableDocument(f"is encrypted in a way that cannot be read here: {_brief(error)}.") from error
         if not opened:
             raise UnreadableDocument(

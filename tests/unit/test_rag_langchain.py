@@ -57,7 +57,7 @@ def texts(documents: list[Document]) -> list[str]:
 
 def ingested(store: CorralVectorStore, source: str, *lines: str) -> None:
     """As `corral ingest` does: one document, several passages."""
-    with store.library.writer(NAME, store._model.info) as writer:
+    with store.collections.writer(NAME, store._model.info) as writer:
         entry = DocumentEntry(source, "A title", "f" * 64, 9, metadata={"team": "ops"}, settings="split", ingested=1)
         passages = [
             Passage(line, source, "A title", 100 * at, 100 * at + len(line), at + 1, ("Top",), {"team": "ops"})
@@ -74,7 +74,7 @@ def test_an_empty_store_finds_nothing(store: CorralVectorStore) -> None:
     assert store.delete(["1"])
     assert store.delete()
     assert store.add_documents([]) == []
-    assert store.library.names() == ()
+    assert store.collections.names() == ()
 
 
 def test_given_ids_are_kept_and_replace(store: CorralVectorStore) -> None:
@@ -180,14 +180,14 @@ def test_delete(store: CorralVectorStore) -> None:
     store.add_texts(TEXTS, ids=["1", "2", "3"])
     assert store.delete(["1", "3", "nobody", "a#0-3"])
     assert texts(store.similarity_search("cat", k=9)) == [TEXTS[1]]
-    version = store.library.snapshot(NAME).version
+    version = store.collections.snapshot(NAME).version
     assert store.delete(["nobody"])
-    assert store.library.snapshot(NAME).version == version
+    assert store.collections.snapshot(NAME).version == version
     assert store.delete(["2"])
     assert store.similarity_search("cat") == []
-    assert store.library.exists(NAME)
+    assert store.collections.exists(NAME)
     assert store.delete()
-    assert not store.library.exists(NAME)
+    assert not store.collections.exists(NAME)
 
 
 def test_what_was_ingested_is_found_passage_by_passage(store: CorralVectorStore) -> None:
@@ -201,7 +201,7 @@ def test_what_was_ingested_is_found_passage_by_passage(store: CorralVectorStore)
     assert store.get_by_ids([found.id]) == [found]
     assert store.delete([found.id])
     assert store.get_by_ids([found.id]) == []
-    entry = store.library.snapshot(NAME).document("a.md")
+    entry = store.collections.snapshot(NAME).document("a.md")
     assert (entry.count, entry.sha256) == (2, "")
     assert texts(store.similarity_search(TEXTS[2], k=1)) == [TEXTS[2]]
 
@@ -217,11 +217,11 @@ def test_one_ingested_passage_can_be_replaced(store: CorralVectorStore) -> None:
 def test_from_texts_and_from_documents(tmp_path: Path) -> None:
     made = CorralVectorStore.from_texts(TEXTS, Letters(), [{"n": 1}] * 3, ids=["1", "2", "3"], folder=tmp_path / "one")
     assert [each.metadata["n"] for each in made.get_by_ids(["2"])] == [1]
-    assert made.library.names() == ("langchain",)
+    assert made.collections.names() == ("langchain",)
     documents = [Document(text, id=f"id-{n}") for n, text in enumerate(TEXTS)]
     config = RagConfig(folder=str(tmp_path / "two"))
     other = CorralVectorStore.from_documents(documents, Letters(), collection="other", config=config)
-    assert other.library.names() == ("other",)
+    assert other.collections.names() == ("other",)
     assert texts(other.get_by_ids(["id-1"])) == [TEXTS[1]]
     with pytest.raises(ValueError, match="say where"):
         CorralVectorStore.from_texts(TEXTS, Letters())
@@ -229,7 +229,7 @@ def test_from_texts_and_from_documents(tmp_path: Path) -> None:
 
 def test_another_model_is_refused(store: CorralVectorStore) -> None:
     store.add_texts(TEXTS)
-    other = CorralVectorStore(store.library, NAME, DeterministicFakeEmbedding(size=26))
+    other = CorralVectorStore(store.collections, NAME, DeterministicFakeEmbedding(size=26))
     assert store._model.info.model == "Letters/letters-1"
     for use in (lambda: other.similarity_search("cat"), lambda: other.add_texts(["dog"])):
         with pytest.raises(EmbeddingMismatch, match="Letters/letters-1"):
@@ -240,11 +240,11 @@ def test_errors_reach_the_caller(store: CorralVectorStore) -> None:
     store.add_texts(TEXTS)
     with pytest.raises(BadFilter):
         store.similarity_search("cat", filter={"team": {"near": 1}})
-    with store.library.writer(NAME, store._model.info), pytest.raises(CollectionBusy):
+    with store.collections.writer(NAME, store._model.info), pytest.raises(CollectionBusy):
         store.add_texts(["dog"])
     searcher = Searcher(store._model, SearchConfig())
     with pytest.raises(UnknownCollection):
-        CorralRetriever(library=store.library, collection="nobody", searcher=searcher).invoke("cat")
+        CorralRetriever(collections=store.collections, collection="nobody", searcher=searcher).invoke("cat")
 
 
 async def test_async_is_the_same(store: CorralVectorStore) -> None:
@@ -307,4 +307,4 @@ def test_searches_go_on_while_documents_are_added(store: CorralVectorStore) -> N
         stop.set()
         thread.join()
     assert set(found) == {"The cat sleeps."}
-    assert store.library.snapshot(NAME).count == 7
+    assert store.collections.snapshot(NAME).count == 7
