@@ -62,7 +62,8 @@ check: $(VENV)/.dev ## lint, types, import contracts, README
 
 .PHONY: test
 test: $(VENV)/.dev ## unit tests, the real thing on one Ray and in a browser, then on a real SLURM (root on Debian)
-	$(BIN)/python -m pytest -q tests/unit tests/edge
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q tests/edge
 	$(BIN)/python -m pytest -q tests/serve
 	$(BIN)/python -m pytest -q tests/browser
 	$(BIN)/python -m pytest -q tests/slurm

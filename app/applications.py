@@ -14,7 +14,9 @@ from app.gateway import Gateway
 from app.serve_config import GATEWAY, RETRIEVAL, TRIBUNAL
 from app.settings import Settings
 from deployments.config import ModelSpec
+from deployments.replicas import kept_running
 from deployments.retrieval.server import RetrievalServer
+from deployments.tracing_config import TracesConfig
 from deployments.tribunal.server import TribunalServer
 
 TRIBUNAL_REQUESTS = 1024
@@ -33,12 +35,13 @@ def build_gateway(settings: Settings, host: str, port: int, failures: dict[str, 
         max_ongoing_requests=settings.gateway.max_ongoing_requests,
         ray_actor_options=BESIDE_THE_EDGE,
         health_check_period_s=5,
+        user_config={"settings": settings.model_dump_json()},
     )
-    return deployment.bind(settings.model_dump_json(), host, port, failures)
+    return kept_running(deployment.bind(settings.model_dump_json(), host, port, failures))
 
 
-def _lone(server: type[Any], name: str, requests: int) -> serve.Deployment:
-    """A deployment of one replica, beside the edge, under its application's name."""
+def _lone(server: type[Any], name: str, requests: int, told: dict[str, Any]) -> serve.Deployment:
+    """A deployment of one replica, beside the edge, under its application's name. told: again when it changes."""
     return serve.deployment(
         server,
         name=name,
@@ -47,22 +50,26 @@ def _lone(server: type[Any], name: str, requests: int) -> serve.Deployment:
         max_queued_requests=requests,
         ray_actor_options=BESIDE_THE_EDGE,
         health_check_period_s=5,
+        user_config=told,
     )
 
 
 def build_tribunal(settings: Settings, failures: dict[str, str]) -> Application:
     """The application in which tribunals run; it has no HTTP of its own."""
-    deployment = _lone(TribunalServer, TRIBUNAL, TRIBUNAL_REQUESTS)
     specs = {name: spec.model_dump(mode="json", exclude_unset=True) for name, spec in settings.tribunals.items()}
-    return deployment.bind(specs, tuple(spec.model_dump(mode="json") for spec in settings.specs), failures)
+    models = tuple(spec.model_dump(mode="json") for spec in settings.specs)
+    deployment = _lone(TribunalServer, TRIBUNAL, TRIBUNAL_REQUESTS, {"specs": specs, "models": models})
+    return kept_running(deployment.bind(specs, models, failures, settings.traces))
 
 
 def build_retrieval(settings: Settings) -> Application:
     """The application that answers from documents; it has no HTTP of its own. The settings say where they lie."""
-    deployment = _lone(RetrievalServer, RETRIEVAL, RETRIEVAL_REQUESTS)
     models = tuple(spec.model_dump(mode="json") for spec in settings.specs)
     tribunals = {name: spec.model_dump(mode="json", exclude_unset=True) for name, spec in settings.tribunals.items()}
-    return deployment.bind(settings.rag.model_dump(mode="json"), models, tribunals, TRIBUNAL)
+    told = {"models": models, "tribunals": tribunals, "model": settings.rag.model}
+    deployment = _lone(RetrievalServer, RETRIEVAL, RETRIEVAL_REQUESTS, told)
+    rag = settings.rag.model_dump(mode="json")
+    return kept_running(deployment.bind(rag, models, tribunals, TRIBUNAL, settings.traces))
 
 
 def retrieval_application(args: dict[str, Any]) -> Application:
@@ -81,7 +88,8 @@ def gateway_application(args: dict[str, Any]) -> Application:
 
 
 def model_application(args: dict[str, Any]) -> Application:
-    """`serve deploy`'s way to one model. args: spec (mapping), max_body (bytes)."""
+    """`serve deploy`'s way to one model. args: spec (mapping), max_body (bytes), traces (mapping, or None)."""
     from deployments.models import build_model
 
-    return build_model(ModelSpec(**args["spec"]), args["max_body"])
+    traces = TracesConfig(**args["traces"]) if args.get("traces") else None
+    return build_model(ModelSpec(**args["spec"]), args["max_body"], traces)

@@ -3,7 +3,8 @@
 Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 wrong profile, 4 no such service, 5 the service did not
 start, 6 the request was refused, 7 the service or the model does not answer, 8 SLURM refused, 9 SLURM is not there or
 does not answer, 10 weights could not be fetched, 11 some files could not be ingested, 12 a collection is at
-fault, 13 the keys' file is at fault, 130 interrupted.
+fault, 13 the keys' file is at fault, 14 a change has gone back, 15 a change failed, 16 another change is under way,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from typing import Annotated, Any
 import typer
 
 from app.access.cli import keys
-from app.access.keys import KeysError
+from app.access.key_records import KeysError
 from app.access.usage import usage
 from app.bench.cli import bench_commands
 from app.capacity.cli import plan
+from app.change.apply import ChangeFailedError, GoneBackError, UnderWayError
+from app.change.cli import HELP as APPLY_HELP
+from app.change.cli import apply
+from app.change.place import change_of
 from app.evaluation.cli import eval_commands
 from app.launch import LaunchError, NotRunningError
+from app.monitoring.cli import monitoring
+from app.monitoring.top import top
 from app.options import DEFAULT, Json, Name, Profile, Url
 from app.plan import PlanError
 from app.retrieval.ask import ask
@@ -85,6 +92,9 @@ def up(
         raise LaunchError("no model could be started; `corral status` says why, `corral down` ends the service")
 
 
+app.command(help=APPLY_HELP)(apply)
+
+
 @app.command()
 def status(name: Name = DEFAULT, as_json: Json = False) -> None:
     """Show each model's state, and why where it does not serve."""
@@ -96,6 +106,8 @@ def status(name: Name = DEFAULT, as_json: Json = False) -> None:
         print_json(_service_json(progress))
     else:
         status_table(progress)
+        if change := change_of(progress.state):
+            typer.echo(change.sentence)
 
 
 @app.command()
@@ -116,11 +128,13 @@ def logs(
     name: Name = DEFAULT, as_json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-l", min=0, help="Last lines of each file.")] = 50,
+    request: Annotated[str, typer.Option("--request", metavar="ID", help="Only what names this request.")] = "",
 ) -> None:  # fmt: skip
     """Print the end of the logs, and what comes with --follow."""
-    from app.log_files import files, read
+    from app.log_files import all_files, files, read
 
-    for file, line in read(files(name, model), lines, follow):
+    paths = all_files(name) if request and model is None else files(name, model)
+    for file, line in read(paths, lines, follow, about=request):
         if as_json:
             print_json({"file": file.name, "line": line}, compact=True)
         else:
@@ -198,6 +212,8 @@ app.command()(tribunal)
 app.command()(ingest)
 app.command()(ask)
 app.command()(usage)
+app.command()(top)
+app.command()(monitoring)
 
 
 @app.command()
@@ -232,7 +248,8 @@ def fetch(
 
 def _service_json(progress: Any) -> dict[str, Any]:
     models = {model: status.to_json() for model, status in progress.models.items()}
-    return {**progress.state.to_json(), "models": models}
+    change = change_of(progress.state)
+    return {**progress.state.to_json(), "models": models, "change": change.to_json() if change else None}
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -240,7 +257,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     codes: dict[type[Exception], int] = {
         SettingsError: 3, PlanError: 3, NotRunningError: 4, LaunchError: 5, RefusedError: 6, UnreachableError: 7,
         Refused: 8, NoSuchJob: 8, SlurmMissing: 9, Unavailable: 9, Unsure: 9, StagingError: 10,
-        RagError: 12, KeysError: 13,
+        RagError: 12, KeysError: 13, GoneBackError: 14, ChangeFailedError: 15, UnderWayError: 16,
     }  # fmt: skip
     try:
         code = command()

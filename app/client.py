@@ -29,6 +29,7 @@ from app.state import ServiceState, read_state
 from deployments.chat import ChatDelta, ChatModel, ChatReply, ChatRequest
 from deployments.errors import BadRequest, Unavailable
 from deployments.model_client import ModelClient
+from deployments.model_clients import ModelClients
 from deployments.plain_messages import plain_messages
 from deployments.retrieval.client import RetrievalClient
 from deployments.retrieval.service import RagAsk, Search, collection_of
@@ -50,8 +51,10 @@ BULK_DEADLINE_S = 3600
 class AsyncClient:
     """Asynchronous client. Make it with `connect`; it may be used from one event loop at a time."""
 
-    def __init__(self, bases: Mapping[str, str] | None = None, max_in_flight: int = 64) -> None:
-        self._bases = dict(bases or {})
+    def __init__(self, profile: Path | None = None, max_in_flight: int = 64) -> None:
+        """profile: the settings that the service has in force, where they can be read."""
+        self._profile, self._seen = profile, 0
+        self._clients = ModelClients()
         self._gates = Gates(max_in_flight)
         self._models: dict[str, ModelClient] = {}
         self._tribunals = TribunalClient({}, TRIBUNAL)
@@ -74,7 +77,7 @@ class AsyncClient:
             ray.init(address, namespace="serve", log_to_driver=False, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise Unavailable(f"No Ray cluster answers ({error}); `corral up` starts one.", "stopped") from error
-        return cls(_bases(state))
+        return cls(Path(state.run_dir) / "settings.json" if state else None)
 
     def model(self, model: str) -> ChatModel:
         """The ChatModel of a served id."""
@@ -82,9 +85,22 @@ class AsyncClient:
             return TribunalModel(self._tribunals, name)
         if collection := collection_of(model):
             return RagModel(self._retrieval, collection)
+        self._follow_changes()
         if model not in self._models:
-            self._models[model] = ModelClient(self._bases.get(model, model), model)
+            self._models[model] = ModelClient(model)
         return self._models[model]
+
+    def _follow_changes(self) -> None:
+        """Know which models are deployed, also after `corral apply`."""
+        if self._profile is None:
+            return
+        try:
+            written = self._profile.stat().st_mtime_ns
+            if written != self._seen:
+                specs = Settings.model_validate_json(self._profile.read_text()).specs
+                self._models, self._seen = dict(self._clients.of(specs)), written
+        except OSError:
+            return
 
     async def chat(self, model: str, prompt: Prompt, **params: Any) -> ChatReply:
         """One answer. `params` are OpenAI's: max_tokens, temperature, response_format, ..."""
@@ -163,7 +179,9 @@ class AsyncClient:
         if (prompt is None) == (messages is None):
             raise BadRequest("Give exactly one of prompt and messages.", "prompt")
         request = request_of(prompt if messages is None else messages, item, BULK_PRIORITY)
-        return BulkJob(index, model, self._bases.get(model, model), request)
+        self._follow_changes()
+        known = self._models.get(model)
+        return BulkJob(index, model, known.base if known else model, request)
 
 
 def request_of(prompt: Prompt, params: Mapping[str, Any], priority: int = 0) -> ChatRequest:
@@ -192,17 +210,6 @@ def _authenticate(state: ServiceState) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.token_path)
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _bases(state: ServiceState | None) -> dict[str, str]:
-    """Served id -> base model, where the service's profile can be read."""
-    if state is None:
-        return {}
-    try:
-        settings = Settings.model_validate_json((Path(state.run_dir) / "settings.json").read_text())
-    except OSError:
-        return {}
-    return {served: spec.id for spec in settings.models.values() for served in spec.served_ids}
 
 
 class Client:

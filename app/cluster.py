@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.bounded_log import open_log
 from app.edge import haproxy_binary
 from app.ports import NODE_BLOCKS, PortBlock, free_ports, free_range
+from app.private_files import write_private
+from app.ray_head import LOG_VARIABLE as GCS_LOG_VARIABLE
 from app.serve_proxy import VARIABLE as PROXY_VARIABLE
 from app.serve_proxy import write_wrapper
 from deployments.progress import DIRECTORY_VARIABLE
@@ -137,13 +140,12 @@ class Cluster:
 
     def prepare(self) -> None:
         """Make the folders (0700) and, on the head, the token (0600)."""
-        for name in ("ray", "logs", "serve", "progress", "edge", "tmp"):
+        for name in ("ray", "logs", "serve", "progress", "edge", "tmp", "gcs"):
             (self.run_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         # Ray opens what lies in its folder to everybody; this one keeps them out.
         self.run_dir.chmod(0o700)
         if self.place.gcs is None:
-            self.token.touch(mode=0o600)
-            self.token.write_text(secrets.token_hex(32))
+            write_private(self.token, secrets.token_hex(32))
         write_wrapper(self.run_dir / "serve", haproxy_binary(), secret_of(self.token))
 
     def environment(self) -> dict[str, str]:
@@ -194,6 +196,7 @@ class Cluster:
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(self.ports.replicas + REPLICA_PORTS - 1),
             DIRECTORY_VARIABLE: str(self.progress),
             **self._environment_among_nodes(),
+            **self._environment_of_head(),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.run_dir / "tmp"),
@@ -201,6 +204,21 @@ class Cluster:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         inherited = {name: value for name, value in os.environ.items() if name not in OTHERS}
         return {**inherited, "PATH": path, **chosen, **self.extra}
+
+    @property
+    def gcs_log(self) -> Path:
+        """A line for each time that Ray's GCS ended and was started again: its exit status."""
+        return self.run_dir / "gcs" / "restarts"
+
+    def _environment_of_head(self) -> dict[str, str]:
+        """What the GCS knows is in a folder, so that one that was killed can be followed by another."""
+        if self.place.gcs is not None:
+            return {}
+        return {
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(self.run_dir / "gcs" / "store"),
+            GCS_LOG_VARIABLE: str(self.gcs_log),
+        }
 
     def _environment_among_nodes(self) -> dict[str, str]:
         if self.place.address == LOOPBACK:
@@ -219,7 +237,8 @@ class Cluster:
     def head_command(self) -> list[str]:
         """`ray start` for the head; --block keeps its processes in our tree."""
         return [
-            *self._start, "--head", f"--port={self.ports.gcs}", f"--ray-client-server-port={self.ports.client}",
+            *self._start("app.ray_head"), "--head", f"--port={self.ports.gcs}",
+            f"--ray-client-server-port={self.ports.client}",
             f"--dashboard-host={LOOPBACK}", f"--dashboard-port={self.ports.dashboard}",
             f"--include-dashboard={'true' if self.dashboard else 'false'}",
             *self._offer(),
@@ -227,12 +246,11 @@ class Cluster:
 
     def worker_command(self) -> list[str]:
         """`ray start` for a node that joins the head at `place.gcs`."""
-        return [*self._start, f"--address={self.place.gcs}", *self._offer()]
+        return [*self._start("ray.scripts.scripts"), f"--address={self.place.gcs}", *self._offer()]
 
-    @property
-    def _start(self) -> list[str]:
+    def _start(self, module: str) -> list[str]:
         return [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+            sys.executable, "-m", module, "start", "--block", "--disable-usage-stats",
             f"--node-ip-address={self.place.address}", f"--temp-dir={self.run_dir / 'ray'}",
             f"--dashboard-agent-listen-port={self.ports.agent}", "--include-log-monitor=false",
             f"--object-store-memory={self.object_store_bytes}", *self._node_ports(),
@@ -271,7 +289,7 @@ async def start_worker(cluster: Cluster) -> asyncio.subprocess.Process:
 
 async def _started(cluster: Cluster, command: list[str], what: str) -> asyncio.subprocess.Process:
     log = cluster.run_dir / "logs" / "ray.log"
-    with log.open("ab") as output:
+    with open_log(log) as output:
         began = output.tell()
         process = await asyncio.create_subprocess_exec(
             *command, env=cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL

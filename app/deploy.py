@@ -24,36 +24,44 @@ from deployments.herd import short_reason
 def deploy(settings: Settings, host: str, port: int) -> dict[str, str]:
     """Deploy all applications without waiting for them; returns the models that could not be, and why."""
     settings = with_documents(settings)
-    targets, failures = _model_targets(settings)
-    gateway = build_gateway(settings, host, port, failures)
+    targets, failures = model_targets(settings)
+    gateway, *beside = system_targets(settings, host, port, failures)
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
-    serve.run_many(
-        [
-            serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"),
-            *targets,
-            serve.RunTarget(build_tribunal(settings, failures), name=TRIBUNAL, route_prefix=None),
-            serve.RunTarget(build_retrieval(settings), name=RETRIEVAL, route_prefix=None),
-        ],
-        wait_for_ingress_deployment_creation=False,
-        wait_for_applications_running=False,
-    )
+    run([gateway, *targets, *beside])
     return failures
 
 
-def _model_targets(settings: Settings) -> tuple[list[serve.RunTarget], dict[str, str]]:
+def run(targets: list[serve.RunTarget]) -> None:
+    """Deploy without waiting; what is deployed under the same name is told what has changed."""
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def system_targets(settings: Settings, host: str, port: int, failures: dict[str, str]) -> list[serve.RunTarget]:
+    """The applications that are no model's, the gateway first. The settings are with documents."""
+    gateway = build_gateway(settings, host, port, failures)
+    return [
+        serve.RunTarget(gateway, name=GATEWAY, route_prefix="/"),
+        serve.RunTarget(build_tribunal(settings, failures), name=TRIBUNAL, route_prefix=None),
+        serve.RunTarget(build_retrieval(settings), name=RETRIEVAL, route_prefix=None),
+    ]
+
+
+def model_targets(settings: Settings) -> tuple[list[serve.RunTarget], dict[str, str]]:
+    """The models' applications, and those that cannot be deployed -> why."""
     targets, failures = [], {}
     for spec in settings.specs:
         try:
-            targets.append(_target(spec, settings.gateway.max_body))
+            targets.append(_target(spec, settings))
         except Exception as error:
             failures[spec.id] = short_reason(f"{type(error).__name__}: {error}")
     return targets, failures
 
 
-def _target(spec: ModelSpec, max_body: int) -> serve.RunTarget:
+def _target(spec: ModelSpec, settings: Settings) -> serve.RunTarget:
     from deployments.models import build_model
 
-    return serve.RunTarget(build_model(spec, max_body), name=spec.app_name, route_prefix=spec.route_prefix)
+    model = build_model(spec, settings.gateway.max_body, settings.traces)
+    return serve.RunTarget(model, name=spec.app_name, route_prefix=spec.route_prefix)
 
 
 def main(settings_file: str, host: str, port: str) -> None:

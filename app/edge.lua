@@ -1,4 +1,5 @@
 -- What HAProxy's own rules cannot do: read a refused body to its end, and ask the keeper about a request.
+-- Argument: for how many milliseconds a keeper that is away is waited for.
 
 -- Reads a body to its end, keeping nothing, and then answers txn.status and txn.refusal.
 core.register_service("refuse", "http", function(applet)
@@ -22,7 +23,14 @@ local ANSWERED = {
     ["x-ratelimit-reset-requests"] = "txn.reset_requests", ["x-ratelimit-reset-tokens"] = "txn.reset_tokens",
     ["x-ratelimit-limit-tokens"] = "txn.limit_tokens", ["x-ratelimit-remaining-tokens"] = "txn.left_tokens",
 }
-local ATTEMPTS, PAUSE_MS, ANSWER_MS = 40, 50, 2000
+local PATIENCE_MS, ANSWER_MS = tonumber((...)), 2000
+-- Between two tries, longer each time: hundreds may wait, and the keeper needs the processor to start.
+local FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 50, 400
+
+local function now_ms()
+    local now = core.now()
+    return now.sec * 1000 + now.usec // 1000
+end
 
 -- Asks the keeper, which may be starting again just now. Sets txn.status where the request is not to be served.
 core.register_action("admit", {"http-req"}, function(txn)
@@ -33,24 +41,19 @@ core.register_action("admit", {"http-req"}, function(txn)
             asked[header] = {string.sub(string.gsub(tostring(value), "[^%w%p]", "?"), 1, 512)}
         end
     end
-    local answer = nil
-    for _ = 1, ATTEMPTS do
-        local began = core.now().sec
+    local answer, pause_ms, given_up_ms = nil, FIRST_PAUSE_MS, now_ms() + PATIENCE_MS
+    repeat
+        local began_ms = now_ms()
         answer = core.httpclient():get{
             url = "http://keeper/admit", dst = "unix@keeper.sock", headers = asked, timeout = ANSWER_MS,
         }
         if answer.headers ~= nil and answer.headers["x-corral-answer"] ~= nil then break end
         answer = nil
-        if core.now().sec - began >= 2 then break end -- it is there, and has too much to do
-        core.msleep(PAUSE_MS)
-    end
-    if answer == nil then
-        txn:set_var("txn.status", 503)
-        txn:set_var("txn.refusal", '{"error":{"message":"Nobody can say now whether this key may ask; try again.",'
-            .. '"type":"server_error","param":null,"code":"admission_unavailable"}}')
-        txn:set_var("txn.retry_after", "1")
-        return
-    end
+        if now_ms() - began_ms >= ANSWER_MS then break end -- it is there, and has too much to do
+        core.msleep(pause_ms)
+        pause_ms = math.min(2 * pause_ms, LONGEST_PAUSE_MS)
+    until now_ms() >= given_up_ms
+    if answer == nil then return end -- the rules after this one let nobody in without an answer
     for header, name in pairs(ANSWERED) do
         if answer.headers[header] ~= nil then txn:set_var(name, answer.headers[header][0]) end
     end

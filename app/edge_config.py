@@ -13,17 +13,28 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined, Template
+from app.access.edge_lines import LINE_BYTES
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+DEPLOYED_ID = re.compile(rf"{MODEL_ID.pattern}(:[0-9]{{1,9}})?")
 HOST = re.compile(r"[A-Za-z0-9.*:_-]*")
 ADDRESS = re.compile(r"[A-Za-z0-9._:-]+:[0-9]{1,5}")
+IDS = r"[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+TRACEPARENT = rf"^(00-{IDS}|(0[1-9a-f]|[1-9a-e][0-9a-f]|f[0-9a-e])-{IDS}(-.*)?)$"
+"""W3C's header as HAProxy reads it: of versions to come what is known of them. Ids of zeros alone are left to it."""
 URL_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 KEY_ID = re.compile(r"[a-z0-9]{1,32}")
 HEX = re.compile(r"[0-9a-f]+")
 UNUSED = "127.0.0.1:9"
 """Where a free slot points to; it is in maintenance, so nothing ever connects there."""
+
+SPARE_FILES = 1024
+"""Of HAProxy's open files, those that are never for clients: for replicas, checks, and itself."""
 
 Address = tuple[str, int]
 
@@ -76,7 +87,10 @@ class EdgeKey:
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """The edge as a profile fixes it. Sizes are bytes, durations seconds; `models` is (served id, base id) pairs.
+    """The edge as a profile fixes it. Sizes are bytes, durations seconds; `models` is (served id, base) pairs.
+
+    A base is a model's id, and behind a colon its generation where it has been replaced. `spare` are bases that have
+    a backend though no served id leads there (yet).
 
     `bufsize` bounds the body whose `model` is surely found; of a longer one only the head is looked at.
     Bodies without a length are bounded by who reads them. Raises ValueError for what HAProxy could misread.
@@ -87,8 +101,9 @@ class EdgeSpec:
     workdir: Path
     serve_address: str
     models: tuple[tuple[str, str], ...]
+    spare: tuple[str, ...] = ()
     limits: Mapping[str, ModelLimits] = field(default_factory=dict)
-    max_connections: int = 4096
+    max_connections: int = 16_384
     threads: int = 1
     bufsize: int = 512 << 10
     max_body: int = 8 << 20
@@ -114,18 +129,28 @@ class EdgeSpec:
     """Requests of one key, whatever they are; more are refused before anyone is asked."""
     admission: bool = False
     """Keys are asked for, and the keeper is asked about each request."""
+    keeper_wait_s: float = 5
+    """For a keeper that is away: one that was killed has started again by then."""
+    sample: float | None = None
+    """Part of the requests that is traced, where their clients do not say so; None where nothing is traced."""
+    gateway_replicas: int = 0
+    """How many of the gateway's replicas requests may go straight to; Serve's address stands in for them."""
     fresh_connections: bool = False
     """Replicas are on other nodes, which can die: no request goes over a connection that was used before."""
 
     def __post_init__(self) -> None:
-        for name in (name for pair in self.models for name in pair):
-            _match(MODEL_ID, name, "a model id")
+        for served, _ in self.models:
+            _match(MODEL_ID, served, "a model id")
+        for base in self.bases:
+            _match(DEPLOYED_ID, base, "a model id")
         _match(HOST, self.host, "host")
         _match(ADDRESS, self.serve_address, "serve_address")
         for path in (*self.gateway_paths, *((self.health_path,) if self.health_path else ())):
             _match(URL_PATH, path, "a path")
         if self.admission and not self.keeper:
             raise ValueError("only a keeper can admit requests: set keeper as well")
+        if self.sample is not None and not 0 <= self.sample <= 1:
+            raise ValueError(f"sample must be from 0 to 1, got {self.sample}")
         if self.secret:
             _match(HEX, self.secret, "secret")
         if self.tls_cert and not re.fullmatch(r"[^\"\\$\n]+", str(self.tls_cert)):
@@ -133,8 +158,8 @@ class EdgeSpec:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The base ids, each once, in order."""
-        return tuple(dict.fromkeys(base for _, base in self.models))
+        """The bases, each once, in order."""
+        return tuple(dict.fromkeys((*(base for _, base in self.models), *self.spare)))
 
     def limits_of(self, base: str) -> ModelLimits:
         return self.limits.get(base, ModelLimits())
@@ -162,13 +187,16 @@ class EdgeState:
     successor: Address | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     """Entries of EdgeKeys."""
+    gateway: tuple[Address | None, ...] = ()
+    """The gateway's replicas, in their slots."""
 
     def kept_for(self, spec: EdgeSpec) -> EdgeState:
         """The part of this state that `spec` still has a place for."""
         slots = {
             base: tuple(self.slots[base][: spec.limits_of(base).replicas]) for base in spec.bases if base in self.slots
         }
-        return replace(self, unrouted=self.unrouted & {served for served, _ in spec.models}, slots=slots)
+        unrouted = self.unrouted & {served for served, _ in spec.models}
+        return replace(self, unrouted=unrouted, slots=slots, gateway=self.gateway[: spec.gateway_replicas])
 
 
 @dataclass(frozen=True)
@@ -184,13 +212,43 @@ class _Model:
     limits: ModelLimits
     slots: tuple[_Slot, ...]
 
+    @property
+    def id(self) -> str:
+        """As people know it."""
+        return self.base.partition(":")[0]
 
-def render(spec: EdgeSpec, state: EdgeState | None = None) -> str:
-    """The HAProxy configuration."""
+
+def render(
+    spec: EdgeSpec,
+    state: EdgeState | None = None,
+    most_files: int | None = None,
+    listener: int | None = None,
+    lines: int | None = None,
+) -> str:
+    """The HAProxy configuration. most_files: that the process may have open, if there is a bound.
+
+    listener: the file descriptor of a socket that listens already. lines: that of the keeper's pipe.
+    """
     state = state or EdgeState()
     models = [_model(spec, state, base) for base in spec.bases]
     successor = literal(state.successor) if state.successor else UNUSED
-    return _template().render(spec=spec, models=models, successor=successor, ms=_milliseconds)
+    gateway = _slots(state.gateway, spec.gateway_replicas)
+    files = 2 * spec.max_connections + SPARE_FILES
+    files = files if most_files is None else min(files, most_files)
+    connections = max(1, min(spec.max_connections, files - SPARE_FILES))
+    return _template().render(
+        spec=spec,
+        listener=f"{spec.host}:{spec.port}" if listener is None else f"fd@{listener}",
+        connections=connections,
+        files=files,
+        models=models,
+        gateway=gateway,
+        successor=successor,
+        traceparent=TRACEPARENT,
+        lines=lines,
+        line_bytes=LINE_BYTES,
+        ms=_milliseconds,
+    )
 
 
 def render_map(spec: EdgeSpec, state: EdgeState | None = None) -> str:
@@ -222,12 +280,14 @@ def slot_name(index: int) -> str:
 
 def _model(spec: EdgeSpec, state: EdgeState, base: str) -> _Model:
     limits = spec.limits_of(base)
-    addresses = (*state.slots.get(base, ()), *[None] * limits.replicas)[: limits.replicas]
-    slots = tuple(
+    return _Model(base, limits, _slots(state.slots.get(base, ()), limits.replicas))
+
+
+def _slots(filled: tuple[Address | None, ...], size: int) -> tuple[_Slot, ...]:
+    return tuple(
         _Slot(slot_name(index), literal(address) if address else UNUSED, address is not None)
-        for index, address in enumerate(addresses)
+        for index, address in enumerate((*filled, *[None] * size)[:size])
     )
-    return _Model(base, limits, slots)
 
 
 def literal(address: Address) -> str:
@@ -249,6 +309,8 @@ def _match(pattern: re.Pattern[str], value: str, what: str) -> None:
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined  # the keeper, which is to start fast, needs none of it
+
     text = Path(__file__).with_name("haproxy.cfg.j2").read_text()
     # What comes out is no HTML, and everything that goes in was matched against a pattern.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import httpx
 from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from app.access.guards import GuardedRetrieval, GuardedTribunals
 from app.access.items import ItemQuota, KeeperItemQuota, NoItemQuota
 from app.metrics import merge_engine_metrics
 from app.middleware import CancelledOnce, log
 from app.relay import Upstream
+from app.replaceable_app import ReplaceableApp
 from app.replica_urls import ReplicaUrls, url
 from app.retrieval.resolved import embedder_id, incoming_folder
 from app.serve_config import RETRIEVAL, TRIBUNAL
 from app.services import BulkLimits, Limits, Services, no_metrics
 from app.settings import Settings
+from app.telemetry import Telemetry
 from app.web import create_app
 from deployments.config import ModelSpec
 from deployments.herd import ServeHerd
 from deployments.model_client import ModelClient
+from deployments.model_clients import ModelClients
 from deployments.principal import SECRET_HEADER
+from deployments.request_log import start_log
 from deployments.retrieval.client import RetrievalClient
 from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.serve_state import read_nodes, read_status, replica_addresses
+from deployments.tracing import TRACES
 from deployments.tribunal.client import TribunalClient
+from deployments.wordless import keep_words_out
 
 BULK_IN_FLIGHT = 256
 IN_FLIGHT_SHARE = 2
@@ -39,15 +46,47 @@ class Gateway:
     """A Serve deployment; one replica is one process of the gateway."""
 
     def __init__(self, settings: str, serve_host: str, serve_port: int, failures: Mapping[str, str]) -> None:
-        self._settings = Settings.model_validate_json(settings)
-        self._serve = (serve_host, serve_port)
-        self._failures = failures
+        self._settings = settings
+        start_log("gateway")
+        keep_words_out()
+        TRACES.start(Settings.model_validate_json(settings).traces, "corral-gateway", roots=own_secret() is None)
+        specs = Settings.model_validate_json(settings).specs
+        failed = {spec.deployed_id: failures[spec.id] for spec in specs if spec.id in failures}
+        self._kept = Kept((serve_host, serve_port), failed)
+        self._app: ReplaceableApp | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
-        services = build_services(self._settings, self._serve, self._failures)
-        app = create_app(services, [internal_router()], Door(own_secret()))
+        self._app = ReplaceableApp(self._built())
+        return self._app
+
+    async def reconfigure(self, told: Mapping[str, str]) -> None:
+        """Serve calls it at the start and after `corral apply`, with other settings. Requests under way stay."""
+        if told["settings"] != self._settings and self._app:
+            self._settings = told["settings"]
+            self._app.app = self._built()
+
+    def _built(self) -> ASGIApp:
+        services = build_services(Settings.model_validate_json(self._settings), self._kept)
+        app = create_app(services, [internal_router()], Door(own_secret()), self._kept.telemetry)
         app.add_middleware(CancelledOnce)
         return app
+
+
+class Kept:
+    """What one process of the gateway has whatever its settings become.
+
+    serve: host and port that Serve listens on. failures: deployed id of what could not be deployed at the start -> why.
+    """
+
+    def __init__(self, serve: tuple[str, int], failures: Mapping[str, str] | None = None) -> None:
+        self.serve, self._failures = serve, dict(failures or {})
+        self.clients = ModelClients()
+        self.telemetry = Telemetry()
+        self.http = _http(serve)
+
+    def failures(self, specs: Sequence[ModelSpec]) -> Mapping[str, str]:
+        """Of these models; one that was replaced since then has another generation."""
+        return {spec.id: self._failures[spec.deployed_id] for spec in specs if spec.deployed_id in self._failures}
 
 
 def internal_router() -> APIRouter:
@@ -65,24 +104,30 @@ def internal_router() -> APIRouter:
     return router
 
 
-def build_services(settings: Settings, serve: tuple[str, int], failures: Mapping[str, str]) -> Services:
+def build_services(settings: Settings, kept: Kept) -> Services:
     """Clients of every model of the profile, and the limits."""
     specs = settings.specs
-    herd = ServeHerd(specs, failures, read=read_status)
-    clients = {served: ModelClient(spec.id, served, spec.retry_after_s) for spec in specs for served in spec.served_ids}
+    herd = ServeHerd(specs, kept.failures(specs), read=read_status)
+    tribunals, retrieval = TribunalClient(settings.tribunals, TRIBUNAL), RetrievalClient(RETRIEVAL)
+    clients = kept.clients.of(specs)
+    kept.telemetry.forget_models()
     chatting = {served: clients[served] for spec in specs if spec.task == "generate" for served in spec.served_ids}
     return Services(
         models=chatting,
         base_of={served: spec.id for spec in specs for served in spec.served_ids},
         herd=herd,
-        upstream=Upstream(_http(serve), ReplicaUrls(serve, specs, replica_addresses)),
+        upstream=Upstream(
+            kept.http, ReplicaUrls(kept.serve, specs, replica_addresses), {spec.id: spec.route_prefix for spec in specs}
+        ),
         limits=_limits(settings),
-        tribunals=GuardedTribunals(TribunalClient(settings.tribunals, TRIBUNAL)),
-        retrieval=GuardedRetrieval(RetrievalClient(RETRIEVAL)),
+        tribunals=GuardedTribunals(tribunals),
+        retrieval=GuardedRetrieval(retrieval),
         embedder=embedder_id(settings),
         incoming=incoming_folder(settings.rag),
         item_quota=_item_quota(),
-        metrics_sources=_all(_engine_metrics(specs, clients, herd), _keeper_metrics()),
+        metrics_sources=_all(
+            _engine_metrics(specs, clients, herd), _keeper_metrics(), tribunals.metrics, retrieval.metrics
+        ),
     )
 
 
@@ -121,14 +166,17 @@ def _in_flight(spec: ModelSpec) -> int:
     return max(BULK_IN_FLIGHT, IN_FLIGHT_SHARE * spec.max_sequences * spec.autoscaling.max_replicas)
 
 
-Source = Callable[[], Awaitable[str]]
+Source = Callable[[], Coroutine[Any, Any, str]]
+SOURCE_TIMEOUT_S = 3
+"""Less than the route waits for all of them."""
 
 
 def _all(*sources: Source) -> Source:
-    """What several sources say; one that fails is left out."""
+    """What several sources say; one that fails, or takes too long, is left out."""
 
     async def read() -> str:
-        texts = await asyncio.gather(*(source() for source in sources), return_exceptions=True)
+        timely = (asyncio.wait_for(source(), SOURCE_TIMEOUT_S) for source in sources)
+        texts = await asyncio.gather(*timely, return_exceptions=True)
         for failure in (text for text in texts if not isinstance(text, str)):
             log.warning("metrics are incomplete: %r", failure)
         return "".join(text for text in texts if isinstance(text, str))
@@ -156,7 +204,7 @@ def _engine_metrics(specs: tuple[ModelSpec, ...], clients: Mapping[str, ModelCli
         statuses = await herd.statuses()
         running = [spec.id for spec in specs if statuses[spec.id].replicas]
         texts = await asyncio.gather(*(clients[model].engine_metrics() for model in running), return_exceptions=True)
-        found = {model: text for model, text in zip(running, texts, strict=True) if isinstance(text, list)}
+        found = {model: text for model, text in zip(running, texts, strict=True) if isinstance(text, dict)}
         return merge_engine_metrics(found)
 
     return read

@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from app.access.place import keys_required, own_key_file
+from app.bounded_log import open_log
 from app.ports import taken
 from app.settings import Settings
 from app.state import ServiceState, read_state, remove_state, write_state
@@ -72,7 +73,7 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
 
 
 def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:
-    with (run_dir / "logs" / "service.log").open("ab") as log:
+    with open_log(run_dir / "logs" / "service.log") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.service", name, profile, str(run_dir)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=run_dir,

@@ -21,13 +21,24 @@ def files(name: str, model: str | None) -> list[Path]:
     state = read_state(name)
     if state is None:
         raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one")
+    serve = state.ray_logs / "serve"
     if model is None:
-        return sorted(state.logs.glob("*.log")) + sorted((Path(state.run_dir) / "edge").glob("*.log"))
+        own = [path for path in sorted(serve.glob("requests_*.log")) if not path.name.startswith("requests_model-")]
+        return sorted(state.logs.glob("*.log")) + sorted((Path(state.run_dir) / "edge").glob("*.log")) + own
     run_dir = Path(state.run_dir)
     known = _models(run_dir)
     if model not in known:
         raise NotRunningError(f"{name!r} has no model {model!r}; it has {', '.join(known) or 'none yet'}")
-    return sorted(state.ray_logs.glob(f"serve/replica_model-{model}_*.log")) + log_files(run_dir / "progress", model)
+    kinds = [f"{kind}_model-{model}{end}.log" for kind in ("replica", "requests") for end in ("_*", ":*")]
+    own = [path for kind in kinds for path in sorted(serve.glob(kind))]  # those of later generations have a colon
+    return own + log_files(run_dir / "progress", model)
+
+
+def all_files(name: str) -> list[Path]:
+    """Those of the service and of all its models: where a request may be told of. Raises NotRunningError."""
+    state = read_state(name)
+    models = _models(Path(state.run_dir)) if state else []
+    return [path for model in (None, *models) for path in files(name, model)]
 
 
 def _models(run_dir: Path) -> list[str]:
@@ -38,9 +49,9 @@ def _models(run_dir: Path) -> list[str]:
 
 
 def read(
-    paths: list[Path], lines: int, follow: bool, later: Callable[[], list[Path]] = list
+    paths: list[Path], lines: int, follow: bool, later: Callable[[], list[Path]] = list, about: str = ""
 ) -> Iterator[tuple[Path, str]]:
-    """The last `lines` of each file; with `follow` also every later line, until interrupted.
+    """The last `lines` of each file; with `follow` also every later line, until interrupted. about: they have this.
 
     later: the files that are there by then; of new ones every line is read.
     """
@@ -48,13 +59,14 @@ def read(
     try:
         for path in paths:
             opened[path] = path.open(errors="replace")
-            for line in deque(iter(opened[path].readline, ""), maxlen=lines):
+            told = (line for line in iter(opened[path].readline, "") if about in line)
+            for line in deque(told, maxlen=lines):
                 yield path, line.rstrip("\n")
         while follow:
             for path in later():
                 if path not in opened:
                     opened[path] = path.open(errors="replace")
-            yield from _new_lines(opened)
+            yield from ((path, line) for path, line in _new_lines(opened) if about in line)
             time.sleep(POLL_S)
     finally:
         for file in opened.values():

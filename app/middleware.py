@@ -25,10 +25,15 @@ from deployments.deadline import timeout_of, within
 from deployments.errors import BodyTooLarge, ServingError
 from deployments.hang_up import ended_by_disconnect
 from deployments.principal import CURRENT
+from deployments.request_log import NOTES, tell
 from deployments.secret import Door
+from deployments.tracing import named
 
 log = logging.getLogger("corral.gateway")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+LOOKED_AT = frozenset({"/health", "/ready", "/metrics", "/internal/replicas", "/internal/nodes"})
+EXPECTED = (200, 503)
+"""Routes that programs ask again and again, and what they are answered: that is not logged."""
 BYTES_PER_SECOND = 64 << 10
 """The slowest body that is still waited for, once the first seconds are over."""
 
@@ -70,6 +75,7 @@ class Observe:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         status = 499  # the client left before an answer began
+        NOTES.set({})
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -87,7 +93,10 @@ class Observe:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.telemetry.request(route, scope["method"], status, seconds)
-        log.info("%s %s %d %.3fs id=%s", scope["method"], route, status, seconds, request_id(scope))
+        if route in LOOKED_AT and status in EXPECTED:
+            return
+        told = {"method": scope["method"], "route": route, "status": status, "total_ms": round(seconds * 1000, 2)}
+        tell("request", **told, **(NOTES.get() or {}))
 
 
 class Admitted:
@@ -102,7 +111,8 @@ class Admitted:
         principal = self._door.principal(scope)
         if principal is None:
             return await problem_of(NotFromEdge()).response()(scope, receive, send)
-        CURRENT.set(principal if principal.request else replace(principal, request=request_id(scope)))
+        name = request_id(scope)
+        CURRENT.set(replace(named(principal, scope), request=principal.request or name, label=name))
         return await self.app(scope, receive, send)
 
 
@@ -237,7 +247,7 @@ class LastResort:
         except ClientDisconnect:
             return
         except Exception:
-            log.exception("unexpected failure on %s, id=%s", scope.get("path"), request_id(scope))
+            log.exception("unexpected failure, id=%s", request_id(scope))
             if started or scope["type"] != "http":
                 raise
             await UNEXPECTED.response()(scope, receive, send)

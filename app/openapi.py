@@ -40,6 +40,7 @@ def error(description: str, message: str, kind: str, param: str | None, code: st
     return {"description": description, "content": content("application/json", ref(ErrorBody), example)}
 
 
+INVALID = "invalid_request_error"
 ERRORS: Responses = {
     400: error(
         "The request is wrong; `param` names the field.",
@@ -48,6 +49,20 @@ ERRORS: Responses = {
         "max_tokens",
         "invalid_request",
     ),
+    401: error(
+        "No API key was given, or it is not taken.",
+        "No API key was given: send 'Authorization: Bearer KEY', or x-api-key.",
+        INVALID,
+        None,
+        "missing_api_key",
+    ),
+    403: error(
+        "The API key may not do this.",
+        "This API key may not do this; it needs the scope models:llama-3.1-8b.",
+        INVALID,
+        "model",
+        "not_allowed",
+    ),
     404: error(
         "No such model or path.",
         "The model 'llama' does not exist. Models here: llama-3.2-1b, llama-3.1-8b.",
@@ -55,8 +70,14 @@ ERRORS: Responses = {
         "model",
         "model_not_found",
     ),
+    408: error("The body was too slow.", "The request did not arrive in time.", INVALID, None, "body_timeout"),
+    413: error("The body is too long.", "The body is larger than 8388608 bytes.", INVALID, None, "body_too_large"),
     429: error(
-        "The model's queue is full; see Retry-After.", "The queue is full.", "rate_limit_error", None, "queue_full"
+        "The model's queue is full, or the key's quota used up (`quota_...`); see Retry-After.",
+        "The queue is full.",
+        "rate_limit_error",
+        None,
+        "queue_full",
     ),
     503: error(
         "Nothing serves that model now.",
@@ -66,7 +87,7 @@ ERRORS: Responses = {
         "model_unavailable",
     ),
     "default": {
-        "description": "Any other error: 408, 413, 415, 500, 502 and 504 have this shape too.",
+        "description": "Any other error: 405, 409, 415, 500, 502, 504 and 507 have this shape too.",
         "content": content("application/json", ref(ErrorBody)),
     },
 }
@@ -132,7 +153,7 @@ class Passthrough:
             fields["stream"] = {"type": "boolean", "description": "Answer as server-sent events."}
         schema = {"type": "object", "required": ["model", *self.required], "properties": fields}
         answer = content("application/json", {"type": "object"}, self.response)
-        events = content(SSE, {"type": "string"}) if self.streams else {}
+        events = content(SSE, {"description": "vLLM's events, each of them JSON."}) if self.streams else {}
         return {
             "summary": self.summary,
             "openapi_extra": body(content("application/json", schema, {"model": CARD["id"], **self.request})),
@@ -268,6 +289,32 @@ BULK: JsonDict = {
         **ERRORS,
     },
 }
+KEYS: JsonDict = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+_ROW = {"day": "2026-11-21", "key": "t327y67n", "name": "ana", "model": CARD["id"], "requests": 3, "refused": 0}
+USAGE_OF_KEYS: JsonDict = {
+    "tags": ["Operations"],
+    "summary": "What was used: of the key that asks, with the scope admin of all",
+    "operationId": "v1_usage",
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "description": told, "schema": {"type": "string", **shape}}
+        for name, told, shape in (
+            ("since", "The first day.", {"format": "date"}),
+            ("until", "The last day.", {"format": "date"}),
+            ("key", "The id of one key.", {}),
+            ("by", "Some of day, key, group and model.", {"default": "day,key,model"}),
+        )
+    ],
+    "responses": {
+        "200": {
+            "description": "A row for each.",
+            "content": content("application/json", {"type": "object"}, {"object": "usage", "data": [_ROW]}),
+        },
+        **{str(status): told for status, told in ERRORS.items()},
+    },
+}
 ASKED: tuple[type[BaseModel], ...] = (Generate, BulkRequest, BulkItem)
 ANSWERED: tuple[type[BaseModel], ...] = (GenerateReply, GenerateEvent, BulkReply, BulkLineReply, ErrorBody)
 
@@ -280,5 +327,8 @@ def describe(app: FastAPI, asked: Sequence[type[BaseModel]] = (), answered: Sequ
         shown += [(model, "serialization") for model in (*ANSWERED, *answered)]
         _, schemas = models_json_schema(shown, ref_template=REF)
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        document["components"]["securitySchemes"] = KEYS
+        document["security"] = [*({name: []} for name in KEYS), {}]
+        document["paths"]["/v1/usage"] = {"get": USAGE_OF_KEYS}
         app.openapi_schema = document
     return app.openapi_schema

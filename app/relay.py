@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import httpx
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from app.errors import NoSuchPath, problem_of
 from app.streaming import SSE, event
 from deployments.errors import BadRequest, EngineFailed, Overloaded, ServingError, Unavailable
+from deployments.principal import CURRENT
 
 log = logging.getLogger("corral.gateway")
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
@@ -34,10 +35,14 @@ async def no_replica_url(base: str) -> str | None:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where requests are passed on to: a replica itself, else the client's base URL, which is Serve's."""
+    """Where requests are passed on to: a replica itself, else the client's base URL, which is Serve's.
+
+    routes: base model -> where Serve has its app; /models/<id> if it is not among them.
+    """
 
     client: httpx.AsyncClient
     replica_url: ReplicaUrl = no_replica_url
+    routes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,18 @@ class Outgoing:
     headers: Sequence[tuple[str, str]]
     body: bytes
 
-    def to(self, client: httpx.AsyncClient, root: str, base: str, timeout: httpx.Timeout) -> httpx.Request:
-        url = httpx.URL(f"{root}/models/{base}{self.path}", query=self.query or None)
+    def to(self, client: httpx.AsyncClient, root: str, timeout: httpx.Timeout) -> httpx.Request:
+        url = httpx.URL(f"{root}{self.path}", query=self.query or None)
         return client.build_request(self.method, url, headers=self.headers, content=self.body, timeout=timeout)
 
 
 def outgoing_headers(headers: Headers, request_id: str) -> list[tuple[str, str]]:
-    """End-to-end headers of a request, and its id. Compression stays between the client and the model."""
-    dropped = NOT_FORWARDED | _named_by_connection(headers) | {"x-request-id"}
+    """End-to-end headers of a request, its id and trace. Compression stays between the client and the model."""
+    dropped = NOT_FORWARDED | _named_by_connection(headers) | {"x-request-id", "traceparent"}
     kept = [(name, value) for name, value in headers.items() if name not in dropped]
     encoding = [] if "accept-encoding" in headers else [("accept-encoding", "identity")]
-    return [*kept, *encoding, ("x-request-id", request_id)]
+    traced = [("traceparent", trace)] if (trace := CURRENT.get().trace) else []
+    return [*kept, *encoding, *traced, ("x-request-id", request_id)]
 
 
 class Relay(Response):
@@ -107,7 +113,8 @@ class Relay(Response):
 
     async def _send(self, root: str, base: str) -> httpx.Response:
         client = self._upstream.client
-        return await client.send(self._request.to(client, root, base, self._timeout), stream=True)
+        root += self._upstream.routes.get(base, f"/models/{base}")
+        return await client.send(self._request.to(client, root, self._timeout), stream=True)
 
 
 async def _pass_back(answer: httpx.Response, base: str, send: Send) -> None:

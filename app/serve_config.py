@@ -40,7 +40,11 @@ def serve_config(settings: Settings, host: str = "127.0.0.1", port: int = DEFAUL
             "name": spec.app_name,
             "route_prefix": spec.route_prefix,
             "import_path": "app.applications:model_application",
-            "args": {"spec": spec.model_dump(mode="json"), "max_body": int(settings.gateway.max_body)},
+            "args": {
+                "spec": spec.model_dump(mode="json"),
+                "max_body": int(settings.gateway.max_body),
+                "traces": settings.traces.model_dump(mode="json") if settings.traces else None,
+            },
         }
         for spec in settings.specs
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from app.private_files import write_private
 from deployments.principal import SECRET_HEADER
 
 VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
@@ -37,14 +38,8 @@ RULE = "    http-request deny deny_status 401 unless {{ path /-/healthz }} || {{
 
 def write_wrapper(folder: Path, binary: str, secret: str) -> Path:
     """A program that Serve takes for HAProxy; its owner's alone. It lets in who brings the service's secret (hex)."""
-    _write(folder / "rule", RULE.format(header=SECRET_HEADER, secret=secret), 0o600)
-    _write(folder / "changes.sed", CHANGES.replace("@FOLDER@", str(folder)), 0o600)
+    write_private(folder / "rule", RULE.format(header=SECRET_HEADER, secret=secret))
+    write_private(folder / "changes.sed", CHANGES.replace("@FOLDER@", str(folder)))
     places = SCRIPT.replace("@FOLDER@", shlex.quote(str(folder))).replace("@BINARY@", shlex.quote(binary))
-    return _write(folder / "haproxy", places, 0o700)
-
-
-def _write(path: Path, text: str, mode: int) -> Path:
-    path.touch(mode=mode)
-    path.chmod(mode)
-    path.write_text(text)
-    return path
+    write_private(folder / "haproxy", places, 0o700)
+    return folder / "haproxy"

@@ -13,8 +13,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,25 @@ import psutil
 
 from app.access.certificate import CertificateError
 from app.access.keeper import edge_keys
-from app.access.keeper_app import KeeperConfig
-from app.access.keys import EMPTY, KeysError, KeyStore, first_key
-from app.access.place import keys_file, keys_required, own_key_file, usage_file
+from app.access.key_records import EMPTY, KeysError
+from app.access.key_store import KeyStore, first_key
+from app.access.place import keys_file, keys_required, own_key_file
 from app.access.tls import certificate_for
-from app.cluster import LOOPBACK, Cluster, ClusterError, Ports, start_head
-from app.edge import Edge, EdgeError, EdgeSpec, ModelLimits
+from app.bounded_log import open_log, shorten_logs
+from app.change.changes import Changes
+from app.change.deployer import Deployer
+from app.change.records import FOLDER, ChangeFolder
+from app.change.service_stage import ServiceStage
+from app.cluster import Cluster, ClusterError, Ports, start_head
+from app.edge import Edge, EdgeError
 from app.launch import address_of
+from app.monitoring.targets import follow
 from app.processes import adopt_orphans, end_descendants
+from app.serve_config import GATEWAY
+from app.service_setup import edge_host, edge_spec, gateway_client, keeper_config
 from app.settings import Settings
 from app.state import ServiceState, write_state
 from deployments.config import ModelSpec
-from deployments.replicas import SLACK
-from deployments.secret import secret_headers, secret_of
 from deployments.status import ModelState
 
 POLL_S = 0.5
@@ -44,6 +51,8 @@ SETTLED_POLL_S = 3.0
 
 
 KEYS_POLL_S = 1.0
+GCS_POLL_S = 1.0
+FULL_DISK_S = 5.0
 RESTART_S = 0.1
 
 
@@ -69,6 +78,32 @@ class Service:
         self._stop = asyncio.Event()
         self._edge: Edge | None = None
         self._keeper: asyncio.subprocess.Process | None = None
+        self.coming: tuple[ModelSpec, ...] = ()
+        """Models that a change brings up, or has just replaced: the edge knows their replicas, too."""
+
+    @property
+    def cluster(self) -> Cluster:
+        return self._cluster
+
+    @property
+    def edge(self) -> Edge:
+        """Once the service serves."""
+        assert self._edge
+        return self._edge
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force: whatever starts again goes by them."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings in force, for other commands."""
+        return self._cluster.run_dir / "settings.json"
 
     def stop(self) -> None:
         self._stop.set()
@@ -109,8 +144,33 @@ class Service:
         """What goes on for as long as the service is up."""
         return [
             self._guard_head(head), self._guard_edge(), self._guard_keeper(), self._follow_models(),
-            self._follow_keys(),
+            self._follow_gcs(),
+            self._follow_keys(), self._changes().follow(),
         ]  # fmt: skip
+
+    def _changes(self) -> Changes:
+        """Takes what `corral apply` asks for."""
+        serve = self._cluster.place.serve_host, self._cluster.ports.serve
+        log = self._cluster.run_dir / "logs" / "change.log"
+
+        def deployer() -> Deployer:
+            return Deployer(self._cluster.environment(), serve, log)
+
+        return Changes(ServiceStage(self), self._change_folder, deployer, kept=self._keep)
+
+    @property
+    def _change_folder(self) -> ChangeFolder:
+        return ChangeFolder(self._cluster.run_dir / FOLDER)
+
+    def _keep(self, settings: Settings, profile: str) -> None:
+        """A change is done: these settings are the service's, as they were given, and the profile is of that name."""
+        self._state = replace(self._state, profile=profile)
+        self._publish(self._state)
+
+    @property
+    def _status_file(self) -> str:
+        """Where the state of a whole job is told; nowhere outside of a job."""
+        return ""
 
     def _announce(self, phase: str, error: str | None = None) -> None:
         self._state = self._state.with_phase(phase, error)
@@ -118,16 +178,17 @@ class Service:
 
     def _publish(self, state: ServiceState) -> None:
         write_state(state)
+        follow(state)
 
     async def _see(self, edge: Edge, ready: Any, replicas: Any) -> None:
         """What the gateway says of the models and Serve of their replicas, several times a second at first."""
 
     async def _start_deployer(self) -> asyncio.subprocess.Process:
         """Start app.deploy, which imports vLLM while Ray starts and then waits for a line."""
-        file = self._cluster.run_dir / "settings.json"
+        file = self.settings_file
         file.write_text(self._settings.model_dump_json())
         host, port = self._cluster.place.serve_host, str(self._cluster.ports.serve)
-        with self._deploy_log.open("ab") as output:
+        with open_log(self._deploy_log) as output:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "app.deploy", str(file), host, port,
                 env=self._cluster.environment(), stdout=output, stderr=output, stdin=asyncio.subprocess.PIPE,
@@ -158,11 +219,11 @@ class Service:
 
     async def _start_keeper(self) -> None:
         """Start app.access.keeper_app, which decides about requests and counts what they take."""
-        config = keeper_config(self._settings, self._cluster, self._state.name)
+        config = keeper_config(self._settings, self._cluster, self._state.name, self._status_file)
         if config.keys:
             await asyncio.to_thread(first_key, Path(config.keys))
         log = self._cluster.run_dir / "logs" / "keeper.log"
-        with log.open("ab") as output:
+        with open_log(log) as output:
             self._keeper = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "app.access.keeper_app",
                 stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
@@ -172,10 +233,10 @@ class Service:
         self._keeper.stdin.close()
 
     async def _guard_keeper(self) -> None:
-        """Start the keeper again when it dies; the edge waits two seconds for it."""
+        """Start the keeper again when it dies; the edge waits for it (EdgeSpec.keeper_wait_s)."""
         while self._keeper:
             code = await self._keeper.wait()
-            sys.stderr.write(f"the keeper ended with status {code}; starting it again\n")
+            self._note(f"the keeper ended with status {code} and is started again")
             await asyncio.sleep(RESTART_S)
             await self._start_keeper()
 
@@ -202,13 +263,40 @@ class Service:
         code = await head.wait()
         raise ServiceError(f"Ray's head ended with status {code}; its log is {self._cluster.run_dir}/logs/ray.log")
 
+    async def _follow_gcs(self) -> None:
+        """Tell when Ray's GCS was started again; a script does that, see ray_head.py."""
+        told = 0
+        while True:
+            with contextlib.suppress(OSError):
+                codes = (await asyncio.to_thread(self._cluster.gcs_log.read_text)).split()
+                for code in codes[told:]:
+                    self._note(f"Ray's GCS ended with status {code} and is started again")
+                told = len(codes)
+            await asyncio.sleep(GCS_POLL_S)
+
+    def _note(self, incident: str) -> None:
+        """Say what broke and is mended: on standard error, and for `corral status`."""
+        sys.stderr.write(f"{incident}\n")
+        self._state = self._state.with_incident(incident, datetime.now().astimezone())
+        with contextlib.suppress(OSError):  # a full disk is no reason to end
+            self._publish(self._state)
+
     async def _guard_edge(self) -> None:
         """Start the edge again when it dies."""
         while self._edge:
             code = await self._edge.wait()
-            sys.stderr.write(f"the edge ended with status {code}; starting it again\n")
+            self._note(f"the edge ended with status {code} and is started again")
             await asyncio.sleep(POLL_S)
-            await self._edge.start()
+            await self._start_again(self._edge)
+
+    async def _start_again(self, edge: Edge) -> None:
+        """Its port is held meanwhile; on a full disk it has to wait for room."""
+        while True:
+            try:
+                return await edge.start()
+            except OSError as error:
+                self._note(f"the edge cannot start again yet: {error}")
+                await asyncio.sleep(FULL_DISK_S)
 
     async def _follow_models(self) -> None:
         """Keep the edge's routes those of the models that answer, and its servers those of their replicas."""
@@ -219,43 +307,37 @@ class Service:
                     ready = await _get(client, "/ready")
                     await self._route(self._edge, ready)
                     replicas = await _get(client, "/internal/replicas")
-                    await self._connect(self._edge, replicas)
+                    await self.connect(replicas)
                     await self._see(self._edge, ready, replicas)
                     pause_s = SETTLED_POLL_S if _whole(ready) else POLL_S
                 with contextlib.suppress(OSError):
                     self._edge.rotate_log()
+                    await asyncio.to_thread(shorten_logs, self._cluster.run_dir)
                 await asyncio.sleep(pause_s)
 
     async def _route(self, edge: Edge, ready: Any) -> None:
         """Models that do not answer go to the gateway, which says why."""
         for spec in self._settings.models.values():
+            told = ready["models"].get(spec.id, {"state": "starting"})  # not there while the gateway is told of it
             for served in spec.served_ids:
-                await edge.set_model(served, ModelState(ready["models"][spec.id]["state"]).answers)
+                await edge.set_model(served, ModelState(told["state"]).answers)
 
-    async def _connect(self, edge: Edge, replicas: Any) -> None:
+    async def connect(self, replicas: Mapping[str, Any]) -> None:
         """Requests go straight to replicas, and through Serve where there is none yet."""
-        for spec in self._settings.models.values():
+        for spec in (*self._settings.models.values(), *self.coming):
             found = [self._cluster.replica(ip, port) for ip, port in replicas.get(spec.app_name, [])]
-            await edge.set_replicas(spec.id, [address for address in found if address])
+            if spec.deployed_id in self.edge.spec.bases:
+                await self.edge.set_replicas(spec.deployed_id, [address for address in found if address])
+        found = [self._cluster.replica(ip, port) for ip, port in replicas.get(GATEWAY, [])]
+        await self.edge.set_gateway([address for address in found if address])
 
     async def _end(self) -> None:
-        self._announce("stopping", self._state.error)
+        with contextlib.suppress(OSError):  # on a full disk all has to end as well
+            self._announce("stopping", self._state.error)
         if self._edge:
             with contextlib.suppress(EdgeError):
                 await self._edge.stop(self.drain_s)
         await asyncio.to_thread(end_descendants, self.ray_grace_s)
-
-
-def gateway_client(cluster: Cluster, timeout_s: float) -> httpx.AsyncClient:
-    """A client of the gateway that is let in there without a key."""
-    address, headers = f"http://{cluster.serve_address}", secret_headers(cluster.token)
-    return httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout_s, trust_env=False)
-
-
-def _limits(spec: ModelSpec) -> ModelLimits:
-    """A bound a little above the replica's own, which orders and refuses what waits by keys."""
-    most = spec.max_ongoing_requests + spec.max_queued_requests + SLACK
-    return ModelLimits(replicas=spec.autoscaling.max_replicas, in_flight=most, queue=0)
 
 
 def _whole(ready: Any) -> bool:
@@ -265,51 +347,10 @@ def _whole(ready: Any) -> bool:
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> Any:
-    return (await client.get(path)).json()
-
-
-def keeper_config(settings: Settings, cluster: Cluster, name: str) -> KeeperConfig:
-    """What the keeper is told of the profile and the cluster."""
-    asked = keys_required(settings, edge_host(settings, cluster))
-    return KeeperConfig(
-        folder=str(cluster.run_dir / "edge"),
-        host=cluster.place.address,
-        port=cluster.ports.keeper,
-        secret=secret_of(cluster.token),
-        keys=str(keys_file(settings)) if asked else None,
-        usage=str(usage_file(settings, name)),
-        context_tokens={served: spec.context_tokens for spec in settings.specs for served in spec.served_ids},
-    )
-
-
-def edge_host(settings: Settings, cluster: Cluster) -> str:
-    """What clients reach the address under: the node's own in a job, else what the profile says."""
-    return settings.edge.host if cluster.place.address == LOOPBACK else cluster.place.address
-
-
-def edge_spec(settings: Settings, cluster: Cluster) -> EdgeSpec:
-    """What the edge is told of the profile and the cluster."""
-    edge = settings.edge
-    return EdgeSpec(
-        host=edge_host(settings, cluster),
-        port=cluster.ports.edge or edge.port,
-        workdir=cluster.run_dir / "edge",
-        serve_address=cluster.serve_address,
-        secret=secret_of(cluster.token),
-        keeper=True,
-        admission=keys_required(settings, edge_host(settings, cluster)),
-        models=tuple((served, spec.id) for spec in settings.models.values() for served in spec.served_ids),
-        limits={spec.id: _limits(spec) for spec in settings.models.values()},
-        max_connections=edge.max_connections,
-        bufsize=int(edge.bufsize),
-        max_body=int(settings.gateway.max_body),
-        bulk_max_body=int(settings.bulk.max_body),
-        upload_max_body=int(settings.rag.max_upload),
-        connect_timeout_s=edge.connect_timeout_s,
-        queue_timeout_s=edge.queue_timeout_s,
-        idle_timeout_s=edge.idle_timeout_s,
-        fresh_connections=cluster.place.address != LOOPBACK,
-    )
+    answer = await client.get(path)
+    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # which /ready says of models; of errors nothing is taken
+        answer.raise_for_status()
+    return answer.json()
 
 
 async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> int:

@@ -18,6 +18,8 @@ from app.relay import Upstream
 from deployments.chat import ChatModel
 from deployments.config import Section
 from deployments.errors import BadRequest, Unavailable, UnknownModel
+from deployments.request_log import note
+from deployments.retrieval.service import PREFIX as RAG
 from deployments.retrieval.service import NoRetrieval, Retrieval, collection_of
 from deployments.retrieval.service import virtual_id as collection_id
 from deployments.retrieval.virtual import RagModel
@@ -173,13 +175,16 @@ class Services:
         if not status.state.answers:
             because = f": {status.reason}" if status.reason else ""
             raise Unavailable(f"The model {model!r} is {status.state.value}{because}.", status.state.value)
+        note(model=model)
         return status.id
 
     async def chat_model(self, model: str) -> ChatModel:
         """The model to chat with. Raises UnknownModel, Forbidden, Unavailable, BadRequest if it does not chat."""
         if (collection := self.collection(model)) is not None:
+            note(model=RAG)
             return RagModel(self.retrieval, collection)
         if (name := self.tribunal(model)) is not None:
+            note(model=virtual_id(name))
             return TribunalModel(self.tribunals, name)
         await self.answering(model)
         if model not in self.models:

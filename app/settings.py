@@ -23,6 +23,7 @@ from app.overrides import overrides
 from app.profile import PROFILES, Layer, SettingsError, absolute, deep_merge, merged, origin, read_layers
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
 from deployments.pocket import CHECKPOINTS, PEERS, SIZES
+from deployments.tracing_config import TracesConfig
 from deployments.tribunal.config import PREFIX, TribunalName, TribunalSpec, loop, tribunal_name, virtual_id
 from rag.config import RagConfig
 from slurm.config import ClusterConfig
@@ -58,7 +59,7 @@ class EdgeConfig(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65_535)
-    max_connections: int = Field(4096, ge=1)
+    max_connections: int = Field(16_384, ge=1)
     bufsize: ByteSize = Field(ByteSize(512 * 1024), gt=0, description="Largest body routed without the gateway.")
     connect_timeout_s: float = Field(5, gt=0)
     queue_timeout_s: float = Field(30, gt=0)
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     cluster: ClusterConfig | None = None
     tribunals: dict[TribunalName, TribunalSpec] = {}
     rag: RagConfig = RagConfig()
+    traces: TracesConfig | None = None
 
     @classmethod
     def settings_customise_sources(

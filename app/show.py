@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from app.access.place import is_loopback
 from app.fit import gib
 from app.launch import SETTLED, Progress
 from app.plan import Allocation, Plan
+from app.state import ServiceState
 from deployments.status import ModelState, ModelStatus
 
 COLOURS = {
@@ -120,6 +122,7 @@ def status_table(progress: Progress) -> None:
         replicas = f"{status.replicas}/{status.target_replicas}"
         rows.append([status.id, str(status.state), replicas, status.phase or status.reason or ""])
     sys.stdout.write(aligned(rows))
+    sys.stdout.writelines(f"{incident}\n" for incident in state.incidents)
 
 
 def ready_message(progress: Progress, name: str) -> None:
@@ -130,10 +133,10 @@ def ready_message(progress: Progress, name: str) -> None:
     body = json.dumps({"model": ready[-1] if ready else "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
     option = "" if name == "default" else f" --name {name}"
     corral = "corral" if shutil.which("corral") else sys.argv[0]
-    key = f"Key      $(cat {progress.state.key_file})\n" if progress.state.key_file else ""
+    key = _who_may_ask(progress.state)
     trust = f"TLS      {progress.state.fingerprint} (SHA-256)\n" if progress.state.fingerprint else ""
     trust += f"         curl --cacert {progress.state.certificate}\n" if progress.state.certificate else ""
-    bearer = ' -H "Authorization: Bearer $(cat ' + progress.state.key_file + ')"' if key else ""
+    bearer = ' -H "Authorization: Bearer $(cat ' + progress.state.key_file + ')"' if progress.state.key_file else ""
     sys.stdout.write(
         f"\nAddress  {address}/v1  (any OpenAI client; docs at {address}/docs)\n"
         f"{key}{trust}"
@@ -141,6 +144,15 @@ def ready_message(progress: Progress, name: str) -> None:
         f"Chat     {corral} chat{option}\n"
         f"Stop     {corral} down{option}\n"
     )
+
+
+def _who_may_ask(state: ServiceState) -> str:
+    """Where no key is asked for, people have to hear that nothing keeps others out."""
+    if state.key_file:
+        return f"Key      $(cat {state.key_file})\n"
+    host = state.address.partition("://")[2].rpartition(":")[0]
+    others = "any user of this machine" if is_loopback(host) else "whoever reaches this address"
+    return f"Keys     none: {others} can use the service; `access: {{keys: required}}` in the profile asks for keys\n"
 
 
 def plan_table(plan: Plan) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from app.private_files import write_private
+
 DIRECTORY_VARIABLE = "CORRAL_STATE_DIR"
+MOST_INCIDENTS = 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class ServiceState:
     certificate: str = ""
     fingerprint: str = ""
     error: str | None = None
+    incidents: tuple[str, ...] = ()
+    """What broke and was mended since the start, each with its time; the last ones."""
 
     @property
     def token_path(self) -> Path:
@@ -59,6 +65,10 @@ class ServiceState:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def with_incident(self, what: str, when: datetime) -> ServiceState:
+        told = f"{when.isoformat(timespec='seconds')} {what}"
+        return replace(self, incidents=(*self.incidents, told)[-MOST_INCIDENTS:])
+
     def with_phase(self, phase: str, error: str | None = None) -> ServiceState:
         return replace(self, phase=phase, error=error)
 
@@ -76,19 +86,16 @@ def state_path(name: str) -> Path:
 
 
 def write_state(state: ServiceState) -> None:
-    """Replace the file at once, so that nobody reads half of it."""
     path = state_path(state.name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(state.to_json(), indent=1))
-    temporary.replace(path)
+    write_private(path, json.dumps(state.to_json(), indent=1))
 
 
 def read_state(name: str) -> ServiceState | None:
     """The last state of that name, or None where there is none (or it is of another version)."""
     try:
-        return ServiceState(**json.loads(state_path(name).read_text()))
+        told = json.loads(state_path(name).read_text())
+        return ServiceState(**told | {"incidents": tuple(told.get("incidents", ()))})
     except (OSError, ValueError, TypeError):
         return None
 

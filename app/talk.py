@@ -11,15 +11,13 @@ from typing import Any
 
 import httpx
 
-from app.access.mine import key_headers, trusted
-from app.launch import NotRunningError
+from app.reach import CONNECT_S, reach
 from app.show import print_json
-from app.state import read_state
 from deployments.retrieval.service import collection_of
 from deployments.tribunal.config import tribunal_name
 
 HELP = "/help  /model NAME  /models  /system TEXT  /clear  /history  /quit"
-SILENCE_S, CONNECT_S = 600, 5
+SILENCE_S = 600
 
 
 class RefusedError(Exception):
@@ -28,16 +26,6 @@ class RefusedError(Exception):
 
 class UnreachableError(Exception):
     """Nothing answers at that address, or nothing serves that model now."""
-
-
-def base_url(name: str, url: str | None) -> str:
-    """Where to talk to `url`, or to this person's own service. Raises NotRunningError."""
-    if url is None:
-        state = read_state(name)
-        if state is None:
-            raise NotRunningError(f"no service {name!r} runs here; `corral up` starts one, --url names another")
-        url = state.address
-    return url.rstrip("/").removesuffix("/v1")
 
 
 class Talk:
@@ -49,12 +37,7 @@ class Talk:
     @classmethod
     def open(cls, name: str, url: str | None) -> Talk:
         """Connect to `url`, or to this person's own service. Raises NotRunningError."""
-        timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        client = httpx.Client(
-            base_url=base_url(name, url), headers=key_headers(name, url), verify=trusted(name, url),
-            timeout=timeout, trust_env=url is not None,
-        )  # fmt: skip
-        return cls(client)
+        return cls(httpx.Client(**reach(name, url, SILENCE_S)))
 
     def __enter__(self) -> Talk:
         return self

@@ -31,6 +31,8 @@ class Telemetry:
         states = "1 for the state a model is in, 0 for the others."
         self.model_state = Gauge("corral_model_state", states, ("model", "state"), registry=self.registry)
         self.model_replicas = Gauge("corral_model_replicas", "Replicas running.", ("model",), registry=self.registry)
+        wanted = "Replicas that the autoscaler wants; fewer run while they start, or where there is no room."
+        self.model_wanted = Gauge("corral_model_target_replicas", wanted, ("model",), registry=self.registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         known = method if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
@@ -38,10 +40,18 @@ class Telemetry:
         self.latency.labels(route).observe(seconds)
 
     def models(self, statuses: Iterable[ModelStatus]) -> None:
+        for gauge in (self.model_state, self.model_replicas, self.model_wanted):
+            gauge.clear()  # a model may be there no more
         for status in statuses:
             self.model_replicas.labels(status.id).set(status.replicas)
+            self.model_wanted.labels(status.id).set(status.target_replicas)
             for state in ModelState:
                 self.model_state.labels(status.id, state.value).set(status.state is state)
+
+    def forget_models(self) -> None:
+        """Of others than before, perhaps: their states are told anew with the next `models`."""
+        self.model_state.clear()
+        self.model_replicas.clear()
 
     def exposition(self) -> str:
         """All of it in Prometheus's text format."""

@@ -28,18 +28,21 @@ from app.routes.rag import RagRoutes
 from app.routes.tribunal import TribunalRoutes
 from app.services import Limits, Services
 from app.telemetry import Telemetry
+from app.tracing.gateway_span import Traced
 from app.tribunal import openapi as tribunals
 from deployments.errors import ServingError
 from deployments.secret import Door
 from rag.errors import RagError
 
 
-def create_app(services: Services, more: Sequence[APIRouter] = (), door: Door | None = None) -> FastAPI:
+def create_app(
+    services: Services, more: Sequence[APIRouter] = (), door: Door | None = None, telemetry: Telemetry | None = None
+) -> FastAPI:
     """The gateway. `more` are further routers, tried before the paths that are passed on to models.
 
-    door: lets in who came through the edge; without one everybody.
+    door: lets in who came through the edge; without one everybody. telemetry: counts on from an app before this one.
     """
-    telemetry = Telemetry()
+    telemetry = telemetry or Telemetry()
     app = FastAPI(
         title="Corral",
         version=_version(),
@@ -73,6 +76,7 @@ def _middleware(services: Services, telemetry: Telemetry, door: Door) -> list[Mi
         Middleware(RequestId),
         Middleware(Observe, telemetry),
         Middleware(Admitted, door),
+        Middleware(Traced),
         Middleware(OwnDeadline),
         Middleware(CancelOnDisconnect),
         Middleware(BoundBody, limits.max_body, _by_path(limits), limits.body_timeout_s),

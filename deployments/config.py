@@ -42,7 +42,7 @@ def label_resource(key: str, value: str) -> str:
 
 
 def application(model: str) -> str:
-    """Name of the Serve application of a base model; its deployment has the model's id as name."""
+    """Name of the Serve application of a base model's deployed id; its deployment has the model's id as name."""
     return f"model-{model}"
 
 
@@ -129,6 +129,7 @@ class ModelSpec(Section):
     engine: dict[str, Any] = Field({}, description="Further vLLM engine arguments, passed as they are.")
     env: dict[str, str] = Field({}, description="Environment of the replica and its engine.")
     runtime_env: dict[str, Any] = Field({}, description="Further parts of Ray's runtime environment, for example pip.")
+    generation: int = Field(0, ge=0, description="Counted by `corral apply`, which replaces a model by another of it.")
 
     @property
     def gpus(self) -> int:
@@ -136,14 +137,19 @@ class ModelSpec(Section):
         return self.tensor_parallel * self.pipeline_parallel if self.hardware.kind == "gpu" else 0
 
     @property
+    def deployed_id(self) -> str:
+        """Tells a model's generations apart, which may be deployed side by side. No id has a colon."""
+        return f"{self.id}:{self.generation}" if self.generation else self.id
+
+    @property
     def app_name(self) -> str:
         """Name of the Serve application."""
-        return application(self.id)
+        return application(self.deployed_id)
 
     @property
     def route_prefix(self) -> str:
         """Where Serve serves this model's vLLM app."""
-        return f"/models/{self.id}"
+        return f"/models/{self.deployed_id}"
 
     @property
     def served_ids(self) -> tuple[str, ...]:

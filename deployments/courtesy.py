@@ -46,6 +46,11 @@ class Courtesy:
         """Items that have their turn and do not run yet."""
 
     @property
+    def people(self) -> int:
+        """Interactive requests that are answered now."""
+        return self._people
+
+    @property
     def items(self) -> int:
         """Bulk items in the engine."""
         return len(self._running) + self._called

@@ -15,6 +15,8 @@ CPU_ENVIRONMENT = {
     # Otherwise the first sampled request compiles for up to 25 s.
     "TORCHDYNAMO_DISABLE": "1",
 }
+NOWHERE = ["media.invalid"]
+"""Pictures come in a request: fetched for it, they would show what only the node can reach. A name that nobody has."""
 ENVIRONMENT = {
     # n is a multiplier of one request's cost; vLLM's own limit is 16384.
     "VLLM_MAX_N_SEQUENCES": "128",
@@ -33,6 +35,7 @@ def engine_arguments(spec: ModelSpec) -> dict[str, Any]:
         "pipeline_parallel_size": spec.pipeline_parallel,
         "enforce_eager": spec.eager,
         "scheduling_policy": "priority",
+        "allowed_media_domains": NOWHERE,
     }
     if spec.quantization:
         arguments["quantization"] = spec.quantization

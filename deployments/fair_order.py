@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -20,6 +20,8 @@ FEW_FLOWS = 16
 """So many are kept before those that nobody uses are looked for."""
 LEAST_COST = 1.0
 """Tokens. What costs nothing would always be next."""
+NOT_MUCH_LESS = 0.5
+"""Of the largest part of the queue. Nearer to 1, keys that ask alike send each other's old requests away."""
 MOST_OVER = 2
 """A request's group and its key may both have their share already."""
 
@@ -42,11 +44,6 @@ class FairOrder(Generic[Item]):
     @property
     def inside(self) -> int:
         return self._groups.inside
-
-    @property
-    def flows(self) -> int:
-        """Groups and keys that something is kept of."""
-        return len(self._groups.known) + sum(len(group.keys.known) for group in self._groups.known.values())
 
     def push(self, principal: Principal, item: Item, cost: float) -> None:
         """cost: tokens, as estimated. Requests of a key stay in the order in which they came."""
@@ -116,6 +113,13 @@ class FairOrder(Generic[Item]):
         _, key = self._sought(principal)
         return key.inside if key else 0
 
+    def most_inside_beside(self, principal: Principal) -> int:
+        """Requests that are inside of the other key with most of them. Who has no key does not count."""
+        own, keyless = principal.key, ""
+        groups = self._groups.known.values()
+        others = (key.inside for each in groups for key in each.keys.known.values() if key.name not in (own, keyless))
+        return max(others, default=0)
+
     def position(self, principal: Principal) -> int:
         """That the key's next request would have, the first one's being 1, if all cost alike."""
         group, key = self._sought(principal)
@@ -127,12 +131,13 @@ class FairOrder(Generic[Item]):
     def surplus(self, newcomer: Principal) -> Item:
         """The newest request of whoever has most of the queue for their weight; of equals, of who holds most places.
 
-        If that is equal, too, it is the newcomer's. With the newcomer's among them one group at least has more than its
-        share of the queue, and so has one key of it.
+        The newcomer's own, where its group and key have not much less: they are told at once, and nobody who has waited
+        for long is sent away. With the newcomer's among them one group at least has more than its share of the queue,
+        and so has one key of it.
         """
         name = _group_name(newcomer)
-        group = max(self._groups.that_wait(), key=lambda each: (*_held(each), each.name == name))
-        key = max(group.keys.that_wait(), key=lambda each: (*_held(each), each.name == newcomer.key))
+        group = _largest(self._groups.that_wait(), lambda each: each.name == name)
+        key = _largest(group.keys.that_wait(), lambda each: each.name == newcomer.key)
         return next(reversed(key.items))
 
     def items(self) -> Iterator[Item]:
@@ -310,6 +315,13 @@ def _group_weight(principal: Principal) -> float:
 def _rank(flow: _Flow) -> tuple[float, float]:
     """Of equals, who holds less is first."""
     return flow.tag, flow.inside / flow.weight
+
+
+def _largest(flows: Sequence[Flow], is_own: Callable[[Flow], bool]) -> Flow:
+    """That with most of the queue, or the newcomer's own if it has not much less of queue and places together."""
+    largest = max(flows, key=lambda each: (*_held(each), is_own(each)))
+    own = next((each for each in flows if is_own(each)), None)
+    return own if own and sum(_held(own)) > NOT_MUCH_LESS * sum(_held(largest)) else largest
 
 
 def _held(flow: _Flow) -> tuple[float, float]:

@@ -9,97 +9,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.config import unknown_key
 from deployments.courtesy import Courtesy
 from deployments.deadline import timeout_of, within
 from deployments.direct_chat import ROUTE as CHAT
 from deployments.direct_chat import DirectChat, send_events
-from deployments.errors import (
-    BadRequest,
-    BodyTooLarge,
-    DeadlineExceeded,
-    Forbidden,
-    Overloaded,
-    ServingError,
-    Unavailable,
-    WrongContentType,
-)
+from deployments.errors import Forbidden, ServingError, WrongContentType
 from deployments.hang_up import ended_by_disconnect
+from deployments.openai_errors import Asked, error_body, in_openai_shape, send_error, send_json
 from deployments.principal import CURRENT, MODELS
+from deployments.request_body import check_foreign, check_request, read_body
 from deployments.secret import NOT_FROM_EDGE, Door
-from deployments.strict_json import as_object, check_values, parse_json
+from deployments.stream_pieces import in_pieces
+from deployments.tracing import TRACES, named
 from deployments.waiting_room import WaitingRoom, request_cost
-
-TASK_OF = {
-    "/v1/chat/completions": "generate",
-    "/v1/completions": "generate",
-    "/v1/responses": "generate",
-    "/v1/embeddings": "embed",
-}
-"""Path -> the task of the models that have it."""
 
 ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 """Paths whose requests may say a priority."""
 PRIORITY = b"x-vllm-priority"
 """vLLM's header for it, which counts before the body."""
-MOST_INPUTS = 256
-"""Prompts or texts of one request: each is a sequence of its own."""
-MOST_STOPS = 64
-"""Words at which an answer ends, or that it may not have: each is looked for at every token."""
-INPUT_FIELDS = ("messages", "prompt", "input")
-
-
-def check_request(body: bytes, fields: frozenset[str] | None) -> dict[str, Any]:
-    """The JSON object that `body` is. Raises BadRequest unless its fields are known and there is something to answer.
-
-    fields: the valid top-level keys, or None to let every key through.
-    """
-    parsed = as_object(parse_json(body))
-    if b"\\u" in body:
-        check_values(parsed)
-    if fields is not None:
-        for key in parsed:
-            if key not in fields:
-                raise BadRequest(_unknown_field(key, fields), key[:64])
-    for name in INPUT_FIELDS:
-        if name in parsed and parsed[name] in ("", [], [""]):
-            raise BadRequest(f"'{name}' is empty: send at least one {_unit(name)}.", name)
-    _check_amounts(parsed)
-    return parsed
-
-
-def _check_amounts(parsed: dict[str, Any]) -> None:
-    """Raises BadRequest for what one request may not ask so much of, or not in that way."""
-    for name in ("prompt", "input"):
-        given = parsed.get(name)
-        if isinstance(given, list) and len(given) > MOST_INPUTS and not isinstance(given[0], int):
-            raise BadRequest(f"{name}: at most {MOST_INPUTS}, got {len(given)}; POST /bulk has room for more.", name)
-    for name in ("stop", "bad_words", "stop_token_ids"):
-        if isinstance(given := parsed.get(name), list) and len(given) > MOST_STOPS:
-            raise BadRequest(f"{name}: at most {MOST_STOPS}, got {len(given)}.", name)
-    if type(parsed.get("priority") or 0) is not int:
-        raise BadRequest("priority: must be an integer.", "priority")
-
-
-def _unknown_field(key: str, fields: frozenset[str]) -> str:
-    """Name the field and the nearest valid one; the whole list would be longer than help is."""
-    return unknown_key(key[:64], fields).split("; valid keys")[0].replace("unknown key", "Unknown field")
-
-
-def _unit(name: str) -> str:
-    return "message" if name == "messages" else "character"
-
-
-def error_body(message: str, param: str | None, status: int, code: str) -> bytes:
-    """OpenAI's error shape."""
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
 
 
 class Gate:
@@ -136,6 +68,10 @@ class Gate:
         self._fields = fields
         self._max_body = max_body
 
+    def bound(self, max_body: int) -> None:
+        """Take bodies of so many bytes from now on."""
+        self._max_body = max_body
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["app"], name)
 
@@ -145,66 +81,61 @@ class Gate:
             return
         principal = self._door.principal(scope)
         if principal is None:
-            await _send_json(send, 401, error_body(NOT_FROM_EDGE, None, 401, "not_from_edge"))
+            await send_json(send, 401, error_body(NOT_FROM_EDGE, None, 401, "not_from_edge"))
             return
-        CURRENT.set(principal)
-        asked = Asked(_route(scope), self._task)
+        CURRENT.set(named(principal, scope))
         if scope["method"] != "POST":
-            await self.app(scope, receive, _openai_errors(send, asked))
+            await self.app(scope, receive, in_openai_shape(send, Asked(_route(scope), self._task)))
             return
-        with self._courtesy.person():
-            await self._post(scope, receive, send, asked)
+        with self._courtesy.person(), TRACES.span("replica", kind="server"):
+            await self._post(scope, receive, send)
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != PRIORITY]}
             timeout_s = timeout_of(scope)
-            body, parsed = await self._checked_body(scope, receive)
-            call = _Call(scope, receive, asked, body, parsed)
+            call = await self._read(scope, receive)
             await within(timeout_s, send, partial(self._in_turn, call, timeout_s))
         except ServingError as error:
-            await _refuse(send, error)
+            await send_error(send, error)
 
     async def _in_turn(self, call: _Call, timeout_s: float | None, send: Send) -> None:
         """Answer it when it is its turn. Raises ServingError while nothing is sent yet."""
-        if self._room is None or not call.asked.route.startswith("/v1/"):
+        if self._room is None or not call.route.startswith("/v1/"):
             await self._answer(call, send)
             return
-        cost = request_cost(len(call.body), call.parsed)
-        async with self._room.turn(CURRENT.get(), cost, timeout_s) as turn:
-            await self._answer(_behind(call, turn.priority), send)
+        principal, cost = CURRENT.get(), request_cost(len(call.body), call.parsed)
+        minded = bool(principal.key) and call.parsed.get("stream") is True and self._room.turns.mind_pieces
+        async with self._room.turn(principal, cost, timeout_s, minded) as turn:
+            await self._answer(_behind(call, turn.priority), in_pieces(send, turn) if minded else send)
 
     async def _answer(self, call: _Call, send: Send) -> None:
-        scope, receive, asked, body, parsed = call
-        if self._direct and asked.route == CHAT and (events := await self._direct.events(parsed, scope)):
+        scope, receive, route, body, parsed = call
+        if self._direct and route == CHAT and (events := await self._direct.events(parsed, scope)):
             await send_events(events, send)
             return
         replay = _Replay(body, receive)
-        await ended_by_disconnect(
-            self.app(scope, replay.receive, _openai_errors(send, replace(asked, body=body))), replay.hang_up
-        )
+        shaped = in_openai_shape(send, Asked(route, self._task, parsed))
+        await ended_by_disconnect(self.app(scope, replay.receive, shaped), replay.hang_up)
 
-    async def _checked_body(self, scope: Scope, receive: Receive) -> tuple[bytes, dict[str, Any]]:
-        """The body, and what it says where it was looked at."""
+    async def _read(self, scope: Scope, receive: Receive) -> _Call:
+        """Raises ServingError."""
         route = _route(scope)
         body = await read_body(receive, self._max_body)
-        if route not in self._fields:
-            return body, self._read(body) if _is_json(scope) and body else {}
-        if not _is_json(scope):
-            raise WrongContentType("Send the body as JSON with 'Content-Type: application/json'.", "content-type")
-        return body, self._allowed(check_request(body, self._fields[route]))
-
-    def _read(self, body: bytes) -> dict[str, Any]:
-        """Of a path that has its own way to say what is wrong with a body."""
-        parsed = parse_json(body)
-        return self._allowed(check_request(body, None)) if isinstance(parsed, dict) else {}
-
-    def _allowed(self, parsed: dict[str, Any]) -> dict[str, Any]:
-        """Raises Forbidden: what the edge read as the model may be another than what vLLM would."""
+        parsed = self._checked(route, body, _is_json(scope))
         model = parsed.get("model")
         if isinstance(model, str) and not CURRENT.get().may(MODELS, model):
+            # what the edge read as the model may be another than what vLLM would
             raise Forbidden(f"This API key may not ask {model[:96]!r}.", "model")
-        return parsed
+        return _Call(_without_priority(scope), receive, route, body, parsed)
+
+    def _checked(self, route: str, body: bytes, is_json: bool) -> dict[str, Any]:
+        """What the body says; {} where it is not looked at."""
+        fields = self._fields.get(route)
+        if fields is None:
+            return check_foreign(body) if is_json and body else {}
+        if not is_json:
+            raise WrongContentType("Send the body as JSON with 'Content-Type: application/json'.", "content-type")
+        return check_request(body, fields)
 
 
 class _Call(NamedTuple):
@@ -212,7 +143,7 @@ class _Call(NamedTuple):
 
     scope: Scope
     receive: Receive
-    asked: Asked
+    route: str
     body: bytes
     parsed: dict[str, Any]
 
@@ -221,7 +152,7 @@ def _behind(call: _Call, priority: int) -> _Call:
     """The same with its place in the engine's order; nobody puts himself before others there."""
     given = call.parsed.get("priority") or 0
     wanted = max(priority, given)
-    if call.asked.route not in ORDERED or wanted == given:
+    if wanted == given or not (call.route in ORDERED or "priority" in call.parsed):
         return call
     parsed = {**call.parsed, "priority": wanted}
     return call._replace(parsed=parsed, body=json.dumps(parsed).encode())
@@ -232,21 +163,10 @@ def _route(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Read a whole request body of at most `limit` bytes. Raises BodyTooLarge."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b"".join(chunks)
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"The body is larger than {limit} bytes.", "body")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+def _without_priority(scope: Scope) -> Scope:
+    if any(name == PRIORITY for name, _ in scope["headers"]):
+        return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != PRIORITY]}
+    return scope
 
 
 def _is_json(scope: Scope) -> bool:
@@ -277,115 +197,3 @@ class _Replay:
         finally:
             told.cancel()
             gone.cancel()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an error is worded with: the request, and what the model does."""
-
-    route: str
-    task: str
-    body: bytes = b""
-
-
-def _openai_errors(send: Send, asked: Asked) -> Send:
-    """Give JSON errors OpenAI's shape; pass everything else on untouched."""
-    held: list[Message] = []
-
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] >= 400:
-            held.append(message)
-            return
-        if not held:
-            await send(message)
-            return
-        held.append(message)
-        if not message.get("more_body", False):
-            await _send_held(held, asked, send)
-            held.clear()
-
-    return guarded
-
-
-async def _send_held(held: list[Message], asked: Asked, send: Send) -> None:
-    status, body = held[0]["status"], b"".join(part.get("body", b"") for part in held[1:])
-    try:
-        reworded = _reworded(json.loads(body), status, asked)
-    except (ValueError, AttributeError):
-        reworded = None
-    if reworded is not None:
-        await _send_json(send, status, reworded)
-        return
-    await send(held[0])
-    await send({"type": "http.response.body", "body": body})
-
-
-def _reworded(given: dict[str, Any], status: int, asked: Asked) -> bytes | None:
-    """FastAPI's {"detail": ...} or vLLM's {"error": ...} as OpenAI words it; None if it is neither."""
-    if status == 404 and given.get("detail") == "Not Found":
-        return error_body(_no_such_route(asked), "model" if asked.route in TASK_OF else None, status, "not_found")
-    if given.get("detail") is not None:
-        return error_body(str(given["detail"]), None, status, "not_found" if status == 404 else "invalid_request")
-    error = given.get("error")
-    if not isinstance(error, dict):
-        return None
-    message = str(error.get("message"))
-    param = _field(error.get("param")) if status < 500 else None
-    if param is None and status == 400:
-        param = _input_of(asked.body)
-    return error_body(message, param, status, _code(status, message))
-
-
-def _no_such_route(asked: Asked) -> str:
-    wanted = TASK_OF.get(asked.route)
-    if wanted and wanted != asked.task:
-        return (
-            f"{asked.route} is for models of task {wanted!r}; this one's is {asked.task!r}. /v1/models tells them all."
-        )
-    return f"The model has no path {asked.route[:128]!r}."
-
-
-def _code(status: int, message: str) -> str:
-    if status >= 500:
-        return "engine_failed"
-    if status == 404:
-        return "model_not_found" if message.startswith("The model") else "not_found"
-    return "context_length_exceeded" if "context length" in message else "invalid_request"
-
-
-def _field(param: Any) -> str | None:
-    """vLLM's name of a field as the body has it: `body.` and the names of its validators are left out.
-
-    `input_tokens` is no field; it is how many the input has.
-    """
-    parts = str(param or "").removeprefix("body").strip(".").split(".")
-    name = ".".join(part for part in parts if part and not part.startswith("function-"))
-    return name if name and name != "input_tokens" else None
-
-
-def _input_of(asked: bytes) -> str | None:
-    """The field with the input: what vLLM leaves unnamed is about it."""
-    try:
-        parsed = json.loads(asked)
-    except ValueError:
-        return None
-    return next((name for name in INPUT_FIELDS if name in parsed), None)
-
-
-STATUS: dict[type[ServingError], int] = {
-    Forbidden: 403, BodyTooLarge: 413, WrongContentType: 415, Overloaded: 429, Unavailable: 503, DeadlineExceeded: 504,
-}  # fmt: skip
-
-
-async def _refuse(send: Send, error: ServingError) -> None:
-    status = STATUS.get(type(error), 400)
-    param = error.param if isinstance(error, BadRequest | Forbidden) else None
-    wait = error.retry_after_s if isinstance(error, Overloaded) else None
-    await _send_json(send, status, error_body(error.message, param, status, error.reason), wait)
-
-
-async def _send_json(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"retry-after", str(retry_after_s).encode())] if retry_after_s is not None else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

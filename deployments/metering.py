@@ -29,6 +29,15 @@ BROKEN_OFF: dict[str, Outcome] = {"abort": "cancelled", "error": "failed"}
 
 
 @dataclass(frozen=True)
+class Stages:
+    """Seconds that a request was in the engine's queue, that its prompt was read, and that its answer was written."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
 class Used:
     """What one request to the engine used. model: the served id, an adapter's name where it was asked for one.
 
@@ -44,6 +53,8 @@ class Used:
     outcome: Outcome
     ttft_s: float | None
     seconds: float
+    finish_reason: str = ""
+    stages: Stages | None = None
 
 
 def meter(
@@ -134,6 +145,7 @@ class _Tally:
         self._began = clock()
         self._seen = self._ended = False
         self._ttft_s: float | None = None
+        self._finish_reason = ""
         self._prompt = self._cached = self._deltas = 0
         self._totals: dict[int, int] = {}
 
@@ -158,7 +170,9 @@ class _Tally:
             self._first(result)
         if result.finished:
             outputs = result.outputs if isinstance(result.outputs, list) else ()
-            broken = (BROKEN_OFF.get(output.finish_reason) for output in outputs)
+            reasons = [output.finish_reason for output in outputs if output.finish_reason]
+            self._finish_reason = reasons[0] if reasons else ""
+            broken = (BROKEN_OFF.get(reason) for reason in reasons)
             self.end(next(filter(None, broken), "done"))
 
     def _first(self, result: Any) -> None:
@@ -180,8 +194,10 @@ class _Tally:
             completion = max(completion, self._add_unseen())
         seconds = self._clock() - self._began
         used = (self._prompt, completion, self._cached)
+        stages = _stages(getattr(self.states[0], "stats", None)) if self.states else None
         self.states = ()  # the prompts in them are large, and a context may hold this longer
-        self._report(Used(self._principal, self._model, *used, outcome, self._ttft_s, seconds))
+        timed = (outcome, self._ttft_s, seconds)
+        self._report(Used(self._principal, self._model, *used, *timed, self._finish_reason, stages))
 
     def _add_unseen(self) -> int:
         """Completion tokens by vLLM's states; the prompt's are noted."""
@@ -191,6 +207,15 @@ class _Tally:
             self._cached = max(self._cached, getattr(state, "num_cached_tokens", 0) or 0)
         writers = (getattr(state, "detokenizer", None) for state in read)
         return sum(writer.num_output_tokens() for writer in writers if writer)
+
+
+def _stages(stats: Any) -> Stages | None:
+    """By vLLM's clock readings of a request; None where it did not come to its first token."""
+    names = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
+    queued, scheduled, first, last = (getattr(stats, name, 0.0) for name in names)
+    if not queued <= scheduled <= first <= last or not queued:
+        return None
+    return Stages(scheduled - queued, first - scheduled, last - first)
 
 
 _STARTING: ContextVar[_Tally | None] = ContextVar("starting", default=None)

@@ -22,8 +22,11 @@ class ModelClient:
     The handle is resolved at the first call, so that a client can be made before the model is deployed.
     """
 
-    def __init__(self, base: str, model_id: str | None = None, retry_after_s: int = 5) -> None:
+    def __init__(
+        self, base: str, model_id: str | None = None, retry_after_s: int = 5, deployed_id: str | None = None
+    ) -> None:
         self._base = base
+        self._deployed_id = deployed_id or base
         self._model_id = model_id or base
         self._retry_after_s = retry_after_s
         self._handle: DeploymentHandle[Any] | None = None
@@ -31,6 +34,17 @@ class ModelClient:
     @property
     def model_id(self) -> str:
         return self._model_id
+
+    @property
+    def base(self) -> str:
+        """Id of the base model."""
+        return self._base
+
+    def move(self, deployed_id: str, retry_after_s: int) -> None:
+        """Send what comes from now on to another generation of the model; what is under way stays where it is."""
+        self._retry_after_s = retry_after_s
+        if deployed_id != self._deployed_id:
+            self._deployed_id, self._handle = deployed_id, None
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         response = self._method("corral_chat").remote(self._body(request))
@@ -74,14 +88,11 @@ class ModelClient:
         except Exception as error:
             raise translated(error, self._model_id, self._retry_after_s) from error
 
-    async def engine_metrics(self, timeout_s: float = 2) -> list[str]:
-        """Prometheus text of every replica of the base model."""
+    async def engine_metrics(self, timeout_s: float = 2) -> dict[str, str]:
+        """Id of every replica of the base model that tells -> its Prometheus text."""
         response = self._resolved().broadcast("engine_metrics")
-        return [
-            text
-            for text in await response.results_async(timeout_s=timeout_s, return_exceptions=True)
-            if isinstance(text, str)
-        ]
+        told = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+        return dict(each for each in told if isinstance(each, tuple))
 
     def _method(self, name: str, *, stream: bool = False) -> Any:
         handle = self._resolved()
@@ -90,7 +101,7 @@ class ModelClient:
     def _resolved(self) -> DeploymentHandle[Any]:
         if self._handle is None:
             try:
-                self._handle = serve.get_deployment_handle(self._base, app_name=application(self._base))
+                self._handle = serve.get_deployment_handle(self._base, app_name=application(self._deployed_id))
             except Exception as error:
                 raise UnknownModel(self._model_id) from error
         return self._handle

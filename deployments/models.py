@@ -13,25 +13,25 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 
 from deployments import warm_engine
-from deployments.config import ModelSpec, label_resource
+from deployments.config import ModelSpec
 from deployments.engine import engine_arguments, environment
-from deployments.replicas import deployment_options
+from deployments.replicas import bounds, bundle, deployment_options, kept_running
 from deployments.secret import KEEPER_VARIABLE
 from deployments.server import CorralServer, LocalWeights
+from deployments.tracing_config import TracesConfig
 
-LABEL_SHARE = 0.001
-"""Of a node's label one worker takes this much; a node offers 1."""
 REMOTE = ("s3://", "gs://", "abfss://", "azure://")
 
 
-def build_model(spec: ModelSpec, max_body: int) -> Application:
+def build_model(spec: ModelSpec, max_body: int, traces: TracesConfig | None = None) -> Application:
     """The Serve application of one model; deploy it under spec.app_name at spec.route_prefix."""
-    return build_llm_deployment(
+    application = build_llm_deployment(
         llm_config(spec),
-        override_serve_options={"name": spec.id},
+        override_serve_options={"name": spec.id, "user_config": bounds(spec, max_body)},
         deployment_cls=serve.ingress()(CorralServer),
-        bind_kwargs={"spec": spec, "max_body": max_body},
+        bind_kwargs={"spec": spec, "max_body": max_body, "traces": traces},
     )
+    return kept_running(application)
 
 
 def llm_config(spec: ModelSpec) -> LLMConfig:
@@ -73,12 +73,10 @@ def _keeper() -> dict[str, str]:
 
 
 def _bundle(spec: ModelSpec) -> dict[str, float]:
-    gpu = {"GPU": 1.0} if spec.hardware.kind == "gpu" else {}
-    labels = {label_resource(key, value): LABEL_SHARE for key, value in spec.hardware.labels.items()}
-    bundle = {"CPU": spec.hardware.cpus, **gpu, **labels, **spec.hardware.resources}
+    found = bundle(spec)
     if spec.hardware.gpu_type and _known_type(spec) is None:
-        bundle[f"accelerator_type:{spec.hardware.gpu_type}"] = 0.001
-    return bundle
+        found[f"accelerator_type:{spec.hardware.gpu_type}"] = 0.001
+    return found
 
 
 def _known_type(spec: ModelSpec) -> str | None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from deployments.principal import CURRENT, Principal
+from deployments.tracing import TRACES
 
 
 class OnBehalf:
@@ -15,11 +16,13 @@ class OnBehalf:
     async def corral_called(self, principal: dict[str, Any], method: str, *arguments: Any) -> Any:
         """The result of one of its coroutine methods."""
         CURRENT.set(Principal.from_json(principal))
-        return await getattr(self, method)(*arguments)
+        with TRACES.span(f"{type(self).__name__}.{method}", kind="server"):
+            return await getattr(self, method)(*arguments)
 
     async def corral_streamed(self, principal: dict[str, Any], method: str, *arguments: Any) -> AsyncIterator[Any]:
         """What one of its async generators yields."""
         CURRENT.set(Principal.from_json(principal))
-        async with aclosing(getattr(self, method)(*arguments)) as items:
-            async for item in items:
-                yield item
+        with TRACES.span(f"{type(self).__name__}.{method}", kind="server"):
+            async with aclosing(getattr(self, method)(*arguments)) as items:
+                async for item in items:
+                    yield item

@@ -26,7 +26,8 @@ class Principal:
     """key: its id ("" where the service asks for none). weight, group_weight: shares when there is not enough for all.
 
     scopes: what it may do: KINDS, or `kind:name` for one thing of that kind. admin may do everything.
-    request: id of the request.
+    request: id of the request. label: what its client calls it, x-request-id; two may have the same.
+    trace: the span at hand as W3C's traceparent, "" where there is none.
     """
 
     key: str = ""
@@ -35,6 +36,8 @@ class Principal:
     weight: float = 1
     group_weight: float = 1
     request: str = ""
+    label: str = ""
+    trace: str = ""
 
     def may(self, kind: str, name: str | None = None) -> bool:
         """Whether it may use `name`; without a name, whether it may use all of that kind."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deployments.config import ModelSpec
+from deployments.config import ModelSpec, label_resource
+
+if TYPE_CHECKING:
+    from ray.serve.deployment import Application
 from deployments.scaling_policy import POLICY
 
 HEALTH_PERIOD_S = 2
@@ -19,6 +22,8 @@ long passes until it shows that more than one replica is missing; upscale_delay_
 """
 SLACK = 64
 """Serve lets in so many more than a replica takes, so that the replica refuses them: it knows for how long."""
+LABEL_SHARE = 0.001
+"""Of a node's label one worker takes this much; a node offers 1."""
 DRAIN_S = 600
 """So long a replica that is scaled down may finish what it has; by Serve's default streams are cut off after 35 s."""
 
@@ -50,3 +55,30 @@ def deployment_options(spec: ModelSpec) -> dict[str, Any]:
         "logging_config": {"enable_access_log": False},  # the edge has a line for each request
         "ray_actor_options": {"num_cpus": 0},
     }
+
+
+def bundle(spec: ModelSpec) -> dict[str, float]:
+    """What one worker of a replica takes of its node, but for a GPU's type."""
+    gpu = {"GPU": 1.0} if spec.hardware.kind == "gpu" else {}
+    labels = {label_resource(key, value): LABEL_SHARE for key, value in spec.hardware.labels.items()}
+    return {"CPU": spec.hardware.cpus, **gpu, **labels, **spec.hardware.resources}
+
+
+def bounds(spec: ModelSpec, max_body: int) -> dict[str, Any]:
+    """What a replica is told anew while it runs: Serve hands it to its `reconfigure` whenever it changes."""
+    return {
+        "max_ongoing_requests": spec.max_ongoing_requests,
+        "max_queued_requests": spec.max_queued_requests,
+        "beside_quiet": spec.beside_quiet,
+        "max_body": int(max_body),
+    }
+
+
+def kept_running(application: Application) -> Application:
+    """The application such that Serve, when it is deployed once more, tells its replicas and does not end them.
+
+    Serve ends what was deployed under another version, and takes another one each time where none is set; its public
+    option for that is gone. A replica's constructor arguments that change alone are therefore not seen.
+    """
+    application._bound_deployment._version = "1"
+    return application

@@ -28,6 +28,8 @@ HEALTH = "/-/healthz"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 PURPOSE = b"corral: between edge, gateway and replicas"
 SECRET_NAME, PRINCIPAL_NAME = SECRET_HEADER.encode(), HEADER.encode()
+FOUND = "corral.principal"
+"""Of an ASGI scope: what the door found, None for nobody."""
 
 
 def secret_of(token: Path) -> str:
@@ -53,29 +55,39 @@ def own_secret() -> str | None:
 
 
 class Door:
-    """Lets in who has the secret, and finds out on whose behalf they ask."""
+    """Lets in who has the secret, and finds out on whose behalf they ask.
+
+    It looks at a request once: what it found is kept in the scope, which no client writes, for who asks further in.
+    """
 
     def __init__(self, secret: str | None) -> None:
         self._secret = secret.encode() if secret else None
 
     def principal(self, scope: Scope) -> Principal | None:
         """None: this one did not come through the edge, and is not the service itself."""
-        given, told = b"", None
-        for name, value in scope["headers"]:
-            if name == SECRET_NAME:
-                given = value
-            elif name == PRINCIPAL_NAME:
-                told = value
         if self._secret is None:
             return ANYBODY
-        if not hmac.compare_digest(given, self._secret):
-            return None
-        if told is None:  # the service itself
-            return ANYBODY
-        try:
-            return Principal.from_header(told)
-        except (ValueError, TypeError, KeyError):
-            return None
+        if FOUND not in scope:
+            scope[FOUND] = _principal(scope, self._secret)
+        found: Principal | None = scope[FOUND]
+        return found
+
+
+def _principal(scope: Scope, secret: bytes) -> Principal | None:
+    given, told = b"", None
+    for name, value in scope["headers"]:
+        if name == SECRET_NAME:
+            given = value
+        elif name == PRINCIPAL_NAME:
+            told = value
+    if not hmac.compare_digest(given, secret):
+        return None
+    if told is None:  # the service itself
+        return ANYBODY
+    try:
+        return Principal.from_header(told)
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class OnlyFromInside:

@@ -5,9 +5,11 @@ With models.py the only module that imports ray.serve.llm, which cannot be impor
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -19,6 +21,7 @@ from openai.types.responses import response_create_params
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs import openai_api_models as wire
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve import get_replica_context
 from ray.serve.llm.deployment import LLMServer
 from starlette.types import ASGIApp
 
@@ -26,17 +29,26 @@ from deployments import warm_engine
 from deployments.config import ModelSpec
 from deployments.courtesy import Courtesy
 from deployments.direct_chat import DirectChat
+from deployments.engine_death import EndWithEngine, end_with
 from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
 from deployments.gate import Gate
+from deployments.grammars import check_grammars
 from deployments.many import Finished, finished
 from deployments.metering import Used, meter
 from deployments.principal import CURRENT, FIELD, Principal
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
+from deployments.replica_metrics import ReplicaCounts, ReplicaMetrics
+from deployments.request_log import start_log
 from deployments.scaling_policy import BULK_ITEMS
 from deployments.secret import KEEPER_VARIABLE, Door, own_secret
 from deployments.short_prompts import render_short_here
+from deployments.tracing import TRACES
+from deployments.tracing_config import TracesConfig
+from deployments.tracing_engine import EngineNotes
+from deployments.turns import Turn
 from deployments.usage_report import UsageReporter, http_sender
-from deployments.waiting_room import WaitingRoom, request_cost, turns_of
+from deployments.waiting_room import WAITED_S, WaitingRoom, request_cost, turns_of
+from deployments.wordless import keep_words_out
 
 
 class LocalWeights(CallbackBase):  # type: ignore[misc]
@@ -80,17 +92,39 @@ def _adapters(modules: list[Any] | None) -> list[Any] | None:
 class CorralServer(LLMServer):  # type: ignore[misc]
     """One replica of one model."""
 
-    async def __init__(self, llm_config: Any, *, spec: ModelSpec, max_body: int) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: Any, *, spec: ModelSpec, max_body: int, traces: TracesConfig | None = None
+    ) -> None:
         record_log_files()
         write_phase("starting the engine")
         self._spec = spec
         self._max_body = max_body
+        self._gate: Gate | None = None
         self._serving: Any = None
         """vLLM's chat layer, where no adapter has to be loaded before it: a tenth cheaper than through LLMServer."""
         self._courtesy = Courtesy(spec.max_sequences)
         self._room = WaitingRoom(turns_of(spec))
+        self._reporter: UsageReporter | None = None
+        self._own_metrics = ReplicaMetrics(self._counts)
         self._bulk_calls = 0
+        self._notes = EngineNotes(embeds=spec.task == "embed")
+        start_log(f"model-{spec.id}")
+        keep_words_out()
+        TRACES.start(traces, "corral-model", model=spec.id)
         await super().__init__(llm_config, engine_cls=CorralEngine)
+
+    async def reconfigure(self, told: dict[str, Any]) -> None:
+        """Serve calls it at the start, and when replicas.bounds change; the engine is left alone."""
+        spec = self._spec.model_copy(update={key: told[key] for key in told if key != "max_body"})
+        if (spec, told["max_body"]) != (self._spec, self._max_body):
+            self._spec, self._max_body = spec, told["max_body"]
+            self._room.bound(turns_of(spec))
+            if self._gate:
+                self._gate.bound(self._max_body)
+
+    async def under_way(self) -> int:
+        """Requests and bulk items that are here, in the engine or before it."""
+        return self._courtesy.people + self._courtesy.items + self._courtesy.waiting
 
     async def _start_engine(self) -> None:
         """Start the engine and report nothing: LLMServer would start a telemetry actor (0.4 GB) here.
@@ -101,21 +135,28 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         try:
             await self.engine.start()
             self._meter()
+            threading.Thread(target=end_with, args=(self._is_dead,), name="end-with-engine", daemon=True).start()
         except Exception as error:
             if fault := read_fault():
                 raise RuntimeError(f"the engine did not start: {fault}") from error
             raise
 
+    def _is_dead(self) -> bool:
+        """Whether the engine is."""
+        return bool(self.engine._engine_client.engine_core.resources.engine_dead)
+
     def _meter(self) -> None:
-        """Have what the engine does told to the service's keeper, where there is one."""
+        """Have what the engine does noted, and told to the service's keeper, where there is one."""
         secret, url = own_secret(), os.environ.get(KEEPER_VARIABLE)
         if secret and url:
             self._reporter = UsageReporter(http_sender(url, secret))
-            meter(self.engine._engine_client, self._spec.id, self._used)
+        meter(self.engine._engine_client, self._spec.id, self._used)
 
     def _used(self, used: Used) -> None:
         self._room.used(used)
-        self._reporter.report(used)
+        if self._reporter:
+            self._reporter.report(used)
+        self._notes.tell(used, WAITED_S.get())
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = await super().__serve_build_asgi_app__()
@@ -127,7 +168,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         freeze_heap()
         door = Door(own_secret())
         gate = self._courtesy, door, self._room
-        return Gate(app, known_fields(), self._max_body, self._spec.task, direct, *gate)
+        self._gate = Gate(app, known_fields(), self._max_body, self._spec.task, direct, *gate)
+        return EndWithEngine(self._gate, self._is_dead)
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one OpenAI chat request. Raises ServingError."""
@@ -135,13 +177,13 @@ class CorralServer(LLMServer):  # type: ignore[misc]
             return await self._answer(body)
 
     @asynccontextmanager
-    async def _turn(self, body: dict[str, Any]) -> AsyncIterator[None]:
+    async def _turn(self, body: dict[str, Any], streamed: bool = False) -> AsyncIterator[Turn]:
         """While a person's request is in the engine, once it is its turn. Raises ServingError."""
         _on_behalf(body)
-        with self._courtesy.person():
-            async with self._room.turn(CURRENT.get(), _cost(body)) as turn:
+        with self._courtesy.person(), TRACES.span("replica", kind="server"):
+            async with self._room.turn(CURRENT.get(), _cost(body), streamed=streamed) as turn:
                 body["priority"] = max(turn.priority, body.get("priority", 0))
-                yield
+                yield turn
 
     async def corral_chat_many(self, bodies: list[dict[str, Any]]) -> AsyncIterator[list[Finished]]:
         """Answer OpenAI chat requests that nobody waits for at a screen; few of them at once beside people.
@@ -181,17 +223,24 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     async def corral_stream(self, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield lists of OpenAI chat chunks as they come; the last one has the usage. Raises ServingError."""
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        async with self._turn(body):
+        async with self._turn(body, streamed=True) as turn:
             async for batch in await self.chat(_chat_request({**body, **options})):
                 chunks = [chunk for event in _events(batch) for chunk in _chunks(event)]
                 if chunks:
                     yield chunks
+                    if rest_s := turn.piece():
+                        await asyncio.sleep(rest_s)
 
-    async def engine_metrics(self) -> str:
-        """This replica's own Prometheus text, vLLM's metrics among it."""
+    async def engine_metrics(self) -> tuple[str, str]:
+        """This replica's id, and its own Prometheus text, vLLM's metrics among it."""
         from prometheus_client import REGISTRY, generate_latest
 
-        return generate_latest(REGISTRY).decode()
+        replica = get_replica_context().replica_id.unique_id
+        return replica, generate_latest(REGISTRY).decode() + self._own_metrics.exposition()
+
+    def _counts(self) -> ReplicaCounts:
+        unsent = self._reporter.unsent if self._reporter else 0
+        return ReplicaCounts(self._room.turns.snapshot(), self._courtesy.items, self._courtesy.waiting, unsent)
 
 
 def _cost(body: dict[str, Any]) -> float:
@@ -205,8 +254,13 @@ def _on_behalf(body: dict[str, Any]) -> None:
 
 
 def _chat_request(body: dict[str, Any]) -> Any:
+    from vllm.exceptions import VLLMClientError
+
+    check_grammars(body)
     try:
         return wire.ChatCompletionRequest(**body)
+    except VLLMClientError as error:  # no ValueError, and so not among pydantic's own
+        raise BadRequest(str(error), getattr(error, "parameter", None)) from error
     except ValueError as error:
         raise BadRequest(*_first_fault(error)) from error
 

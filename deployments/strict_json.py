@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,9 +50,10 @@ def check_values(value: object) -> None:
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Readers differ in which of the two they take: the edge the first, Python the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:index]))
+    if not pairs:  # many empty objects would cost most
+        return {}
+    if len(found := dict(pairs)) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise BadRequest(f"The key {twice[:64]!r} stands twice in one object.", twice[:64])
     return found
 

@@ -9,27 +9,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployments.errors import DeadlineExceeded, Overloaded, ServingError, Unavailable
 from deployments.fair_order import MOST_OVER, FairOrder
 from deployments.principal import Principal
+from deployments.quiet_keys import TIMES_QUIET, QuietKeys
+from deployments.service_rate import Clock, ServiceRate
 
-Clock = Callable[[], float]
-RATE_MEMORY_S = 30.0
-"""What ended so long ago counts a third."""
 WAITS = 32
 """The mean wait is that of about so many requests."""
-RETRY_S = (1, 60)
 A_LITTLE_S = 0.001
 """A timer may be early."""
+AT_ONCE_S = 0.001
+"""Who waited less has found room."""
 KEEPS_FREE = 8
 """One place for so many is kept free, for an engine that has as many."""
-TIMES_QUIET = 2
-"""A flood may have so many times the places of quieter keys: nobody is starved by them."""
-LINGER_S = 2.0
-"""After a quiet key's request its next one is expected for so long."""
 
 
 @dataclass(frozen=True)
@@ -57,55 +52,19 @@ class Snapshot:
     keys: tuple[KeyCount, ...]
 
 
-class ServiceRate:
-    """Requests ended per second while others waited, an exponentially weighted mean: an idle engine shows no rate."""
-
-    def __init__(self, clock: Clock, memory_s: float = RATE_MEMORY_S) -> None:
-        self._clock, self._memory_s = clock, memory_s
-        self._ended = self._busy_s = 0.0
-        self._busy = False
-        self._at = 0.0
-
-    def busy(self, busy: bool) -> None:
-        """Whether somebody waits from now on."""
-        if busy is not self._busy:
-            self._go_on()
-            self._busy, self._at = busy, self._clock()
-
-    def ended(self) -> None:
-        if self._busy:
-            self._go_on()
-            self._ended += 1
-
-    def per_s(self) -> float:
-        """While none has ended yet, what it is at most; 0 before anybody waited."""
-        self._go_on()
-        return max(self._ended, 1.0) / self._busy_s if self._busy_s > 0 else 0.0
-
-    def retry_after_s(self, position: int) -> int:
-        """Until so many have ended."""
-        per_s, (least, most) = self.per_s(), RETRY_S
-        return max(least, math.ceil(min(most, position / per_s))) if per_s else least
-
-    def _go_on(self) -> None:
-        if not self._busy:
-            return
-        now = self._clock()
-        kept = math.exp((self._at - now) / self._memory_s)
-        self._ended *= kept
-        self._busy_s = self._busy_s * kept + self._memory_s * (1 - kept)
-        self._at = now
-
-
 class Turn:
     """One request's, for one `async with`, inside which the engine has it."""
 
-    __slots__ = ("_turns", "asked_at", "began", "cost", "deadline", "principal", "priority", "quiet", "told")
+    __slots__ = (
+        "_turns", "asked_at", "began", "cost", "deadline", "principal", "priority", "quiet", "reading", "streamed",
+        "told",
+    )  # fmt: skip
 
-    def __init__(self, turns: Turns, principal: Principal, cost: float, deadline: float) -> None:
+    def __init__(self, turns: Turns, principal: Principal, cost: float, deadline: float, streamed: bool) -> None:
         self._turns, self.principal, self.cost, self.deadline = turns, principal, cost, deadline
+        self.streamed = streamed
         self.asked_at = 0.0
-        self.began = self.quiet = False
+        self.began = self.quiet = self.reading = False
         self.priority = 0
         """For vLLM's priority scheduling, once it has begun: 0, and 1 each for a key and a group over their shares."""
         self.told: asyncio.Future[ServingError | None] | None = None
@@ -117,6 +76,10 @@ class Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._turns.leave(self)
+
+    def piece(self) -> float:
+        """To be told inside of each piece of a streamed answer: how long to wait before the next one."""
+        return self._turns.piece(self)
 
     def used(self, tokens: float) -> None:
         """What it has really cost so far, to be told inside; it may be told again."""
@@ -135,9 +98,13 @@ class Turns:
     """
 
     def __init__(
-        self, sequences: int, most_waiting: int, clock: Clock = time.monotonic, reserve: int | None = None,
+        self,
+        sequences: int,
+        most_waiting: int,
+        clock: Clock = time.monotonic,
+        reserve: int | None = None,
         beside_quiet: float = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._sequences, self._most, self._clock = sequences, most_waiting, clock
         reserve = default_reserve(sequences) if reserve is None else min(reserve, sequences - 1)
         self._leaves_free = (0, (reserve + 1) // 2, reserve)
@@ -149,9 +116,10 @@ class Turns:
         self._due = math.inf
         """No deadline of those that wait is earlier."""
         self._timer: asyncio.TimerHandle | None = None
-        self._beside_quiet = max(1, math.ceil((sequences - reserve) * beside_quiet)) if beside_quiet < 1 else math.inf
-        """Places of those over their share beside others."""
-        self._quiet, self._quiet_left = 0, -math.inf
+        most_beside = max(1, math.ceil((sequences - reserve) * beside_quiet)) if beside_quiet < 1 else math.inf
+        self._quiet = QuietKeys(most_beside, clock)
+        self._gone: asyncio.TimerHandle | None = None
+        """For when quiet keys are expected no longer."""
         self._stopping = False
         self._empty = asyncio.Event()
 
@@ -168,12 +136,17 @@ class Turns:
         """Of the last requests that began."""
         return self._mean_wait_s
 
-    def turn(self, principal: Principal, cost: float, deadline: float | None = None) -> Turn:
-        """cost: tokens, as estimated. deadline: on the clock, to begin by.
+    @property
+    def mind_pieces(self) -> bool:
+        """Whether `piece` of a turn may have something to say."""
+        return self._quiet.matter
+
+    def turn(self, principal: Principal, cost: float, deadline: float | None = None, streamed: bool = False) -> Turn:
+        """cost: tokens, as estimated. deadline: on the clock, to begin by. streamed: `piece` will be told.
 
         Entering raises Overloaded, DeadlineExceeded, or Unavailable when the replica stops.
         """
-        return Turn(self, principal, cost, math.inf if deadline is None else deadline)
+        return Turn(self, principal, cost, math.inf if deadline is None else deadline, streamed)
 
     async def enter(self, turn: Turn) -> None:
         """Returns at once where there is room. Raises ServingError."""
@@ -190,9 +163,16 @@ class Turns:
 
     def leave(self, turn: Turn) -> None:
         self._rate.ended()
-        self._quiet_ended(turn)
-        self._order.finish(turn.principal)
+        self._finish(turn)
         self._settle()
+
+    def piece(self, turn: Turn) -> float:
+        if turn.reading:
+            self._has_read(turn)
+            self._settle()
+        if turn.quiet or not self._quiet.came:
+            return 0.0
+        return self._quiet.rest_s(self._order.inside_of(turn.principal))
 
     def charge(self, principal: Principal, extra: float) -> None:
         """So many tokens more, or fewer, than a request inside was estimated at."""
@@ -218,7 +198,8 @@ class Turns:
         self._due = math.inf
         for turn in list(self._order.items()):
             if turn.deadline <= now:
-                self._expired += self._refuse(turn, _too_late())
+                self._order.remove(turn.principal, turn)
+                self._expired += _refuse(turn, _too_late())
             else:
                 self._due = min(self._due, turn.deadline)
         self._set_timer()
@@ -243,12 +224,23 @@ class Turns:
     def _abandon(self, turn: Turn) -> None:
         """Nobody wants its answer any more; it may have its turn already."""
         if turn.began:
-            self._quiet_ended(turn)
             self._order.charge(turn.principal, -turn.cost)
-            self._order.finish(turn.principal)
+            self._finish(turn)
         else:
             self._order.remove(turn.principal, turn)
         self._settle()
+
+    def _finish(self, turn: Turn) -> None:
+        self._order.finish(turn.principal)
+        self._has_read(turn)
+        if turn.quiet:
+            turn.quiet = False
+            self._quiet.ended()
+
+    def _has_read(self, turn: Turn) -> None:
+        if turn.reading:
+            turn.reading = False
+            self._quiet.reading -= 1
 
     def _push_out(self, newcomer: Principal) -> None:
         """Refuse whoever has most of the queue for its weight, the newest of its requests first."""
@@ -256,23 +248,16 @@ class Turns:
         self._order.remove(turn.principal, turn)
         wait_s = self._rate.retry_after_s(self._order.position(turn.principal))
         message = f"The model's queue of {self._most} requests is full, and this key has its share of it; try again in"
-        self._refused += self._refuse(turn, Overloaded(f"{message} {wait_s} s.", wait_s))
+        self._refused += _refuse(turn, Overloaded(f"{message} {wait_s} s.", wait_s))
         self._settle()
-
-    def _refuse(self, turn: Turn, error: ServingError) -> bool:
-        """False if it was given up in this moment."""
-        self._order.remove(turn.principal, turn)
-        if turn.told is None or turn.told.done():
-            return False
-        turn.told.set_result(error)
-        return True
 
     def _settle(self) -> None:
         """Let in whom there is room for. After everything that changes who is inside or waits."""
         if self._order.waiting:
             self.expire()
-            while turn := self._order.next(self._most_over(), self._most_inside()):
+            while turn := self._order.next(self._most_over(), self._quiet.most_inside()):
                 self._begin(turn)
+            self._settle_later()
         self._rate.busy(self._order.waiting > 0)
         if self._stopping and not self.inside:  # then nobody waits
             self._empty.set()
@@ -286,26 +271,24 @@ class Turns:
         return over
 
     def _has_room(self, principal: Principal) -> bool:
-        return not principal.key or self._order.inside_of(principal) < self._most_inside()
+        return not principal.key or self._order.inside_of(principal) < self._quiet.most_inside()
 
-    def _most_inside(self) -> float:
-        """Of one key, now: a flood leaves places while quieter keys ask, or did a moment ago."""
-        if not self._quiet and self._clock() - self._quiet_left >= LINGER_S:
-            return math.inf
-        return max(self._beside_quiet, TIMES_QUIET * self._quiet)
+    def _is_quiet(self, principal: Principal) -> bool:
+        """Whether another key has far more inside, where that matters."""
+        if not self._quiet.matter or not principal.key:
+            return False
+        return self._order.most_inside_beside(principal) > TIMES_QUIET * self._order.inside_of(principal)
 
-    def _is_quiet(self, turn: Turn) -> bool:
-        """Whether another key has far more inside than this one's."""
-        most, key = TIMES_QUIET * self._order.inside_of(turn.principal), turn.principal.key
-        return bool(key) and any(inside > most for _, name, inside, _ in self._order.counts() if name != key)
+    def _settle_later(self) -> None:
+        """A flood gets its places back when quiet keys are gone, though nothing ends then."""
+        rest_s = self._quiet.expected_s()
+        if self._order.waiting and self._gone is None and 0 < rest_s < math.inf:
+            self._gone = asyncio.get_running_loop().call_later(rest_s + A_LITTLE_S, self._quiet_are_gone)
 
-    def _quiet_ended(self, turn: Turn) -> None:
-        if turn.quiet:
-            turn.quiet = False
-            self._quiet -= 1
-            self._quiet_left = self._clock()
-            if self._order.waiting and not self._quiet:
-                asyncio.get_running_loop().call_later(LINGER_S + A_LITTLE_S, self._settle)
+    def _quiet_are_gone(self) -> None:
+        """Or have come back; then the timer is set once more."""
+        self._gone = None
+        self._settle()
 
     def _begin(self, turn: Turn) -> None:
         """One that waited."""
@@ -320,9 +303,12 @@ class Turns:
 
     def _began_now(self, turn: Turn, over: int, waited_s: float = 0.0) -> None:
         turn.began, turn.priority = True, over
-        if self._beside_quiet < math.inf and waited_s < A_LITTLE_S and self._is_quiet(turn):
+        if waited_s < AT_ONCE_S and self._is_quiet(turn.principal):
             turn.quiet = True
-            self._quiet += 1
+            self._quiet.began()
+        if turn.streamed and turn.principal.key and self._quiet.expected_s() > 0:
+            turn.reading = True
+            self._quiet.reading += 1
         self._began += 1
         self._waited_s += waited_s
         self._mean_wait_s += (waited_s - self._mean_wait_s) / min(self._began, WAITS)
@@ -349,3 +335,11 @@ def default_reserve(sequences: int) -> int:
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("The request's deadline passed before the engine had room for it.")
+
+
+def _refuse(turn: Turn, error: ServingError) -> bool:
+    """False if it was given up in this moment."""
+    if turn.told is None or turn.told.done():
+        return False
+    turn.told.set_result(error)
+    return True

@@ -68,6 +68,11 @@ class UsageReporter:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def unsent(self) -> int:
+        """Tokens that nobody has heard of for certain."""
+        return self._held.tokens + (self._batch.tokens if self._batch else 0)
+
     def report(self, used: Used) -> None:
         """Keep it, and have it sent soon."""
         self._held.add(used)

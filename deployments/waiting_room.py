@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from deployments.config import ModelSpec
 from deployments.metering import Used
 from deployments.principal import Principal
+from deployments.request_body import inputs_in
 from deployments.turns import Turn, Turns, default_reserve
 
 ALONE = 1.5
@@ -44,13 +46,16 @@ def request_cost(size: int, body: Mapping[str, Any]) -> float:
     """Tokens, as a guess by the bytes of the request and what it says of its answers."""
     most = next((body[name] for name in ("max_completion_tokens", "max_tokens") if _is_count(body.get(name))), None)
     answers = int(body["n"]) if _is_count(body.get("n")) else 1
-    prompts = body.get("prompt")
-    each = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    each = max(inputs_in(body, name) for name in ("prompt", "messages"))
     return size / BYTES_PER_TOKEN + (most or ANSWER_TOKENS) * min(answers, 64) * each
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 24
+
+
+WAITED_S: ContextVar[float | None] = ContextVar("waited_s", default=None)
+"""How long the request at hand has waited for its turn."""
 
 
 class WaitingRoom:
@@ -62,16 +67,24 @@ class WaitingRoom:
         """Request -> its turn, and the tokens that it has really taken."""
 
     @asynccontextmanager
-    async def turn(self, principal: Principal, cost: float, timeout_s: float | None = None) -> AsyncIterator[Turn]:
-        """Wait for a turn. Raises Overloaded, DeadlineExceeded, Unavailable."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        async with self.turns.turn(principal, cost, deadline) as turn:
+    async def turn(
+        self, principal: Principal, cost: float, timeout_s: float | None = None, streamed: bool = False
+    ) -> AsyncIterator[Turn]:
+        """Wait for a turn. streamed: it is told of each piece. Raises Overloaded, DeadlineExceeded, Unavailable."""
+        came = time.monotonic()
+        deadline = None if timeout_s is None else came + timeout_s
+        async with self.turns.turn(principal, cost, deadline, streamed) as turn:
+            WAITED_S.set(time.monotonic() - came)
             if principal.request:
                 self._open[principal.request] = turn, 0
             try:
                 yield turn
             finally:
                 self._open.pop(principal.request, None)
+
+    def bound(self, turns: Turns) -> None:
+        """Have other bounds from now on; who is in the engine, or waits, goes by those before."""
+        self.turns = turns
 
     def used(self, used: Used) -> None:
         """What the engine counted for a request; its key is charged with that instead of the guess."""

@@ -107,20 +107,23 @@ def _start(place: Path) -> None:
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         try:
             _join(place)
-            SERVER._forkserver_pid = _spawn(listener.fileno(), reader)
+            _spawn(listener.fileno(), reader)
         finally:
             os.close(reader)
 
 
-def _spawn(listener: int, reader: int) -> int:
-    """Python's fork server in a process of its own; returns its id."""
+def _spawn(listener: int, reader: int) -> None:
+    """Python's fork server in a process of its own, which is nobody's child and has its own session.
+
+    Ray kills the children of a replica that ends, and the group of one that dies, and here are others' engines.
+    """
     data = spawn.get_preparation_data("ignore")
     given = {name: data[name] for name in ("main_path", "sys_path") if name in data}
     call = f"main({listener}, {reader}, {PRELOAD!r}, **{given!r})"
     command = [spawn.get_executable(), *util._args_from_interpreter_flags()]  # type: ignore[attr-defined]
-    command += ["-c", f"from multiprocessing.forkserver import main; {call}"]
-    pid: int = util.spawnv_passfds(command[0], command, [listener, reader])
-    return pid
+    leave = "os.fork() and os._exit(0); os.setsid()"
+    command += ["-c", f"import os; {leave}; from multiprocessing.forkserver import main; {call}"]
+    os.waitpid(util.spawnv_passfds(command[0], command, [listener, reader]), 0)
 
 
 class WarmProcess(ForkServerProcess):

@@ -208,6 +208,7 @@ class Side(Record):
     models: tuple[str, ...] = ()
     plain_models: tuple[str, ...] = Field((), description="these refuse vLLM's own fields, such as ignore_eos")
     contexts: dict[str, int] = Field({}, description="tokens that a model takes, where it was told")
+    certificate: str = Field("", description="file that an https address is trusted by, where no authority says so")
 
     def gpus_behind(self, point: Point) -> float | None:
         """The GPUs that answer a point's requests; None if not known, and for kinds that ask several models."""

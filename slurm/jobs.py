@@ -162,9 +162,9 @@ def _job(row: dict[str, str]) -> Job:
 
 def parse_time(text: str) -> float | None:
     """Unix seconds from what SLURM prints (with SLURM_TIME_FORMAT=%s, or its own ISO form in local time)."""
-    if text.isdigit():
-        return float(text)
     try:
+        if text.isdecimal():
+            return float(text)
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None

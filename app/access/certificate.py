@@ -11,12 +11,10 @@ OpenSSL before 3.0 would take it for no trust anchor.
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +34,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from app.private_files import locked, make_folder, replace_file
 
 TLS_FILE, CERTIFICATE_FILE, LOCK_FILE = "tls.pem", "certificate.pem", ".lock"
 LOCAL_NAMES, LOCAL_ADDRESSES = ("localhost",), ("127.0.0.1", "::1")
@@ -94,7 +94,9 @@ def kept_or_made(folder: Path, names: Sequence[str], addresses: Sequence[str], n
 
     `now` has a time zone. Two hosts that share the folder would take turns in making theirs: give each its own.
     """
-    with _locked(folder):
+    _make_own(folder)
+    lock = folder / LOCK_FILE  # services that start together would each make one
+    with _told(lock), locked(lock):
         return _kept(folder, _hosts(names, addresses), now) or make_certificate(folder, names, addresses, now)
 
 
@@ -300,49 +302,29 @@ def _organisation(leaf: x509.Certificate) -> str | None:
 
 
 def _store(folder: Path, pair: _Pair) -> None:
-    _make_folder(folder)
+    _make_own(folder)
     _write(folder / TLS_FILE, pair.private_pem, 0o600)
     _write(folder / CERTIFICATE_FILE, pair.public_pem, 0o644)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace the file in one step; before that nobody but its owner can read it."""
-    try:
-        descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600, whatever the umask
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                os.fchmod(file.fileno(), mode)
-            Path(fresh).replace(path)
-        finally:
-            Path(fresh).unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritten(path, error) from None
+    with _told(path):
+        replace_file(path, content, mode)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritten(folder, error) from None
+def _make_own(folder: Path) -> None:
+    with _told(folder):
+        make_folder(folder)
     if folder.stat().st_uid != os.getuid():
         raise CertificateError(f"{folder} belongs to somebody else, who could give us another key: have it removed")
 
 
-def _unwritten(path: Path, error: OSError) -> CertificateError:
-    return CertificateError(f"{path} cannot be written: {error.strerror}; make room, or give yourself the right to")
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """While two services that start together would each make one. The kernel frees it with its holder's death."""
-    _make_folder(folder)
+def _told(path: Path) -> Iterator[None]:
+    """What the disk refuses, as CertificateError."""
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise _unwritten(folder / LOCK_FILE, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise CertificateError(
+            f"{path} cannot be written: {error.strerror}; make room, or give yourself the right to"
+        ) from None

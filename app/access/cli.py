@@ -1,4 +1,4 @@
-"""`corral keys`: parse, call, print. What it does lies in keys.py, what it prints in show.py."""
+"""`corral keys`: parse, call, print. What it does lies in key_store.py, what it prints in show.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from app.access.keys import KeyRecord, KeyStore, moment_text
+from app.access.key_records import KeyRecord, moment_text
+from app.access.key_store import KeyStore
 from app.access.limits import Limits
 from app.access.scopes import ALLOWS, DEFAULT_SCOPES, EXAMPLE, parse_scopes
 from app.access.show import HOW_TO_USE, group_json, group_line, key_json, key_line, keys_table

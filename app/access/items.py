@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 import httpx
 
@@ -14,6 +17,7 @@ log = logging.getLogger("corral.gateway")
 TELL_EVERY = 256
 """Answered items are told in so many at once."""
 TIMEOUT_S = 5
+PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 NOBODY = "Nobody can say now whether this key may ask; try again."
 
 
@@ -42,18 +46,27 @@ class NoItemQuota:
 class KeeperItemQuota:
     """Asks the keeper at `url`."""
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, pauses_s: Sequence[float] = PAUSES_S) -> None:
+        self._pauses_s = pauses_s
         headers = {SECRET_HEADER: secret}
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     async def reserve(self, items: int) -> None:
         who = CURRENT.get()
         try:
-            answer = await self._client.post("/items", json={"request": who.request, "key": who.key, "items": items})
+            answer = await self._asked({"request": who.request, "key": who.key, "items": items})
         except httpx.HTTPError as error:
             raise Unavailable(NOBODY, "starting") from error
         if answer.status_code != httpx.codes.OK:
             raise _refusal(answer)
+
+    async def _asked(self, wanted: Mapping[str, Any]) -> httpx.Response:
+        """Again and again for some seconds: one that was killed starts again, and has forgotten what it was asked."""
+        for pause_s in self._pauses_s:
+            with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+                return await self._client.post("/items", json=wanted)
+            await asyncio.sleep(pause_s)
+        return await self._client.post("/items", json=wanted)
 
     async def done(self, items: int) -> None:
         who = CURRENT.get()

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
+from app.access.counts import Counts
 from app.access.estimate import Estimate
-from app.access.keys import EMPTY, KeyFile, KeyRecord, KeysError, KeyStore
-from app.access.ledger import Counts, Ledger
+from app.access.key_records import EMPTY, KeyFile, KeyRecord, KeysError
+from app.access.key_store import KeyStore
+from app.access.ledger import Ledger
 from app.access.limits import Limits
 from app.access.quota import Quota, Refusal
 from app.access.rules import needed
@@ -63,9 +65,9 @@ class Keeper:
     tally: Tally
     clock: Callable[[], float] = time.time
     local: Callable[[], float] = time.monotonic
-    _file: KeyFile = EMPTY
-    _version: object = None
-    _batches: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _file: KeyFile = field(default=EMPTY, init=False)
+    _version: object = field(default=None, init=False)
+    _batches: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
 
     def __post_init__(self) -> None:
         self.quota = Quota(self._limits, self.local)
@@ -97,8 +99,7 @@ class Keeper:
             tokens = self.estimate.tokens(asked.model, asked.body_bytes, asked.answer_tokens)
             if refusal := self.quota.admit(_held(record.id, asked.request), record.id, record.group, tokens):
                 return self._over(refusal, record)
-        left = {name: str(ceil(value)) for name, value in self.quota.headroom(record.id, record.group).items()}
-        return Answer(headers={HEADER: principal.to_header(), **left})
+        return Answer(headers={HEADER: principal.to_header(), **self._headroom(record)})
 
     def admit_items(self, request: str, key: str, items: int) -> Answer:
         """Whether a bulk call of so many items is served now."""
@@ -123,9 +124,8 @@ class Keeper:
 
     def items_done(self, request: str, key: str, count: int) -> None:
         """So many items of a bulk call are answered."""
-        record = self._file.by_id.get(key)
         self.quota.items_done(_held(key, request), count)
-        self.ledger.note(key, record.group if record else "", "/bulk", Counts(bulk_items=count))
+        self.ledger.note(key, self._group(key), "/bulk", Counts(bulk_items=count))
 
     def ended(self, line: bytes) -> None:
         """One line of the edge's log: a request has ended."""
@@ -140,16 +140,16 @@ class Keeper:
         self.quota.ended(_held(key, request))
         self.tally.ended(seen, status)
         if method == "POST" and (key or status != 401):
-            record = self._file.by_id.get(key)
             counts = Counts(1, refused=int(400 <= status < 500), failed=int(status >= 500 or status < 200))
-            self.ledger.note(key, record.group if record else "", _counted_as(model), counts)
-
-    def edge_keys(self) -> list[EdgeKey]:
-        return edge_keys(self._file, self.clock())
+            self.ledger.note(key, self._group(key), _counted_as(model), counts)
 
     def names(self) -> dict[str, str]:
         """Id of every key -> its name."""
         return {record.id: record.name for record in self._file.keys}
+
+    def _group(self, key: str) -> str:
+        record = self._file.by_id.get(key)
+        return record.group if record else ""
 
     def _limits(self, key: str, group: str) -> tuple[Limits, Limits]:
         record = self._file.by_id.get(key)
@@ -157,11 +157,14 @@ class Keeper:
 
     def _over(self, refusal: Refusal, record: KeyRecord) -> Answer:
         self.tally.refused(refusal.reason)
-        left = {name: str(ceil(value)) for name, value in self.quota.headroom(record.id, record.group).items()}
         if refusal.retry_after_s is None:
             return _refused(400, refusal.message, INVALID, refusal.reason)
         wait = {"retry-after": str(max(1, ceil(refusal.retry_after_s)))}
-        return _refused(429, refusal.message, LIMITED, refusal.reason, None, {**wait, **left})
+        return _refused(429, refusal.message, LIMITED, refusal.reason, None, {**wait, **self._headroom(record)})
+
+    def _headroom(self, record: KeyRecord) -> dict[str, str]:
+        """As headers."""
+        return {name: str(ceil(left)) for name, left in self.quota.headroom(record.id, record.group).items()}
 
 
 def edge_keys(file: KeyFile, now: float) -> list[EdgeKey]:

@@ -6,7 +6,7 @@ import os
 import ssl
 from pathlib import Path
 
-from app.state import read_state
+from app.state import ServiceState, read_state
 
 VARIABLE = "CORRAL_API_KEY"
 
@@ -15,7 +15,7 @@ def own_key(name: str, url: str | None) -> str | None:
     """The key for the service at `url`, or for one's own of that name; None if there is none."""
     if key := os.environ.get(VARIABLE):
         return key
-    state = read_state(name) if url is None else None
+    state = _own_service(name, url)
     try:
         return Path(state.key_file).read_text().strip() or None if state and state.key_file else None
     except OSError:
@@ -30,5 +30,15 @@ def key_headers(name: str, url: str | None) -> dict[str, str]:
 
 def trusted(name: str, url: str | None) -> ssl.SSLContext | bool:
     """What an https address is checked with: the certificate that one's own service made, else the authorities."""
-    state = read_state(name) if url is None else None
-    return ssl.create_default_context(cafile=state.certificate) if state and state.certificate else True
+    certificate = own_certificate(name, url)
+    return ssl.create_default_context(cafile=certificate) if certificate and Path(certificate).is_file() else True
+
+
+def own_certificate(name: str, url: str | None) -> str:
+    """The file of the certificate that one's own service made; empty if it made none."""
+    state = _own_service(name, url)
+    return state.certificate if state else ""
+
+
+def _own_service(name: str, url: str | None) -> ServiceState | None:
+    return read_state(name) if url is None else None

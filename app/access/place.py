@@ -1,4 +1,4 @@
-"""Where keys and usage of a profile lie, and whether keys are asked for."""
+"""Where keys, usage and certificates of a profile lie, and whether keys are asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import getpass
 import ipaddress
 from pathlib import Path
 
-from app.access.keys import FIRST_KEY
+from app.access.key_store import FIRST_KEY
 from app.profile import absolute_folder
 from app.settings import Settings
 from app.state import state_directory
@@ -22,17 +22,17 @@ def keys_file(settings: Settings) -> Path:
 
 
 def own_key_file(settings: Settings) -> Path:
-    """Where the first key lies, which `corral up` makes where there is none."""
+    """Where the text of the first key lies, if it was made here: where there was none."""
     return keys_file(settings).with_name(FIRST_KEY)
 
 
 def usage_file(settings: Settings, name: str) -> Path:
-    """Where the usage of a service is kept from one start to the next."""
+    """By this name, and beside it, the usage of a service is kept from one start to the next (usage_copies.py)."""
     return access_folder(settings) / f"{name}-usage.db"
 
 
 def access_folder(settings: Settings) -> Path:
-    """Where Corral keeps what belongs to no single start: beside the weights in a cluster, else in the state folder."""
+    """Where Corral keeps what belongs to no single start: on a cluster's shared folder, else in the state folder."""
     if settings.cluster is not None:
         return settings.cluster.shared / f"corral-{getpass.getuser()}"
     return Path(absolute_folder(str(state_directory()), Path.cwd()))
@@ -42,10 +42,11 @@ def keys_required(settings: Settings, host: str) -> bool:
     """Whether who asks at this host's address needs a key."""
     if settings.access.keys != "auto":
         return settings.access.keys == "required"
-    return not _is_loopback(host)
+    return not is_loopback(host)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address on this host, by its name or number."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -29,7 +29,7 @@ ITEMS_RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class Refusal:
-    """reason: a word for machines, stable. limit: the field of Limits. retry_after_s: None if it can never be admitted.
+    """reason: a word for machines, stable. retry_after_s: None if it can never be admitted.
 
     When several limits refuse, this is the one to wait for longest.
     """
@@ -37,8 +37,6 @@ class Refusal:
     reason: str
     message: str
     retry_after_s: float | None
-    limit: str
-    whose: Whose
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,8 @@ class _Request:
 class Quota:
     """The id of a request is its alone while it runs and for a minute after."""
 
-    def __init__(
-        self, limits_of: LimitsOf, clock: Callable[[], float] = time.monotonic, forget_s: float = FORGET_S
-    ) -> None:
-        self._limits_of, self._clock, self._forget_s = limits_of, clock, forget_s
+    def __init__(self, limits_of: LimitsOf, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits_of, self._clock = limits_of, clock
         self._accounts: dict[Owner, _Account] = {}
         self._recent: OrderedDict[str, _Request] = OrderedDict()
         """Whose admission is in the window, ended or not, from the oldest on."""
@@ -103,11 +99,11 @@ class Quota:
 
         A request that is there already gets so much more.
         """
-        return self._admit(request, (("key", key), ("group", group)), _Ask(requests=1, tokens=tokens))
+        return self._admit(request, _owners(key, group), _Ask(requests=1, tokens=tokens))
 
     def admit_items(self, request: str, key: str, group: str, items: int, tokens: int) -> Refusal | None:
         """Reserves items of a bulk call, until they are answered, and tokens. It counts no request; else as admit."""
-        return self._admit(request, (("key", key), ("group", group)), _Ask(items=items, tokens=tokens))
+        return self._admit(request, _owners(key, group), _Ask(items=items, tokens=tokens))
 
     def used(self, request: str, prompt_tokens: int, completion_tokens: int) -> None:
         """So many more. They count too if they are told a little after the end; nothing happens if it is unknown."""
@@ -154,8 +150,7 @@ class Quota:
 
     def _rooms(self, what: str, key: str, group: str, now_s: float) -> Iterator[tuple[int, int, float]]:
         """What is left, of how much, and seconds until all is; for the key and the group, if they are bounded."""
-        owners: tuple[Owner, Owner] = (("key", key), ("group", group))
-        for owner, limits in zip(owners, self._limits_of(key, group), strict=True):
+        for owner, limits in zip(_owners(key, group), self._limits_of(key, group), strict=True):
             limit: int | None = getattr(limits, f"{what}_per_minute")
             if limit is None:
                 continue
@@ -230,7 +225,7 @@ class Quota:
                 self._let_go(held)
             else:
                 self._long[request] = held
-        while self._long and next(iter(self._long.values())).tick <= tick_of(now_s - self._forget_s):
+        while self._long and next(iter(self._long.values())).tick <= tick_of(now_s - FORGET_S):
             self._let_go(self._long.popitem(last=False)[1])
         return now_s
 
@@ -244,6 +239,10 @@ class Quota:
 
     def _accounts_of(self, held: _Request) -> Iterator[_Account]:
         return (self._accounts[owner] for owner in held.owners)
+
+
+def _owners(key: str, group: str) -> tuple[Owner, Owner]:
+    return ("key", key), ("group", group)
 
 
 def _refusals(owner: Owner, account: _Account, limits: Limits, ask: _Ask, now_s: float) -> Iterator[Refusal]:
@@ -276,25 +275,25 @@ def _patience_s(refusal: Refusal) -> float:
 
 def _too_many_requests(owner: Owner, most: int | None, wait_s: float) -> Refusal:
     message = f"{_who(owner)} may make {most} requests in any minute."
-    return Refusal("quota_requests", message, wait_s, "requests_per_minute", owner[0])
+    return Refusal("quota_requests", message, wait_s)
 
 
 def _too_many_tokens(owner: Owner, most: int | None, tokens: int, wait_s: float) -> Refusal:
     may = f"{_who(owner)} may use {most} tokens in any minute, prompts and answers together"
     if wait_s == math.inf:
         message = f"{may}, and this request may take {tokens}: shorten the prompt, or set max_tokens lower."
-        return Refusal("quota_tokens_too_many", message, None, "tokens_per_minute", owner[0])
+        return Refusal("quota_tokens_too_many", message, None)
     message = f"{may}; there is no room now for the {tokens} that this request may take."
-    return Refusal("quota_tokens", message, wait_s, "tokens_per_minute", owner[0])
+    return Refusal("quota_tokens", message, wait_s)
 
 
 def _too_many_items(owner: Owner, most: int, items: int, waiting: int) -> Refusal:
     may = f"{_who(owner)} may have {most} items of bulk calls that are not answered yet"
     if items > most:
         message = f"{may}, and this call has {items}: send fewer at once."
-        return Refusal("quota_bulk_items_too_many", message, None, "bulk_items", owner[0])
+        return Refusal("quota_bulk_items_too_many", message, None)
     message = f"{may}; there are {waiting}, and this call has {items}."
-    return Refusal("quota_bulk_items", message, ITEMS_RETRY_S, "bulk_items", owner[0])
+    return Refusal("quota_bulk_items", message, ITEMS_RETRY_S)
 
 
 def _who(owner: Owner) -> str:

@@ -15,7 +15,7 @@ ALLOWS = {
     RAG: "ask and search collections: all, or one",
     DOCUMENTS: "add and delete documents: in all collections, or in one",
     METRICS: "read /metrics",
-    ADMIN: "everything, keys and everybody's usage included",
+    ADMIN: "everything, everybody's usage included",
 }
 """A line for each kind."""
 EXAMPLE = "models:llama-3.1-8b,rag:handbook,tribunal"

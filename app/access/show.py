@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.access.keys import GroupRecord, KeyFile, KeyRecord, moment_text
+from app.access.key_records import GroupRecord, KeyFile, KeyRecord, moment_text
 from app.access.limits import Limits
 from app.show import aligned
 

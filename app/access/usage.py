@@ -7,11 +7,11 @@ from urllib.parse import urlencode
 
 import typer
 
+from app.access.counts import COLUMNS
 from app.options import DEFAULT, Json, Name, Url
 from app.show import aligned, print_json
 from app.talk import Talk
 
-COUNTS = ("requests", "refused", "failed", "prompt_tokens", "completion_tokens", "bulk_items")
 By = Annotated[str, typer.Option("--by", help="What is told apart, with commas: day, key, group, model.")]
 Day = Annotated[str | None, typer.Option(metavar="DAY", help="For example 2026-11-21, which is counted in (UTC).")]
 
@@ -38,6 +38,6 @@ def _table(rows: list[dict[str, Any]], by: list[str]) -> list[list[str]]:
     """The headings, then a line for each row; a key's name stands beside its id."""
     named = ["name"] if any(row.get("name") for row in rows) else []
     columns = [column for column in ("day", "key", *named, "group", "model") if column in (*by, *named)]
-    titles = [*columns, *(count.replace("_", " ") for count in COUNTS)]
-    return [titles, *([str(row.get(column) or "-") for column in columns] + [str(row[count]) for count in COUNTS]
+    titles = [*columns, *(count.replace("_", " ") for count in COLUMNS)]
+    return [titles, *([str(row.get(column) or "-") for column in columns] + [str(row[count]) for count in COLUMNS]
                       for row in rows)]  # fmt: skip

@@ -188,9 +188,9 @@ def _name(source: str) -> str:
     return f"{Path(source).name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-def with_copies(settings: Settings, main: ServiceJob) -> Settings:
-    """The settings with every staged model read from the node's own copy."""
-    folders = local_weights(settings, main)
+def with_copies(settings: Settings, main: ServiceJob, at_the_start: Settings | None = None) -> Settings:
+    """The settings with every staged model read from the node's own copy, of those that were there at the start."""
+    folders = local_weights(at_the_start or settings, main)
     models = {
         key: spec.model_copy(update={"source": str(folders[spec.source])}) if spec.source in folders else spec
         for key, spec in settings.models.items()

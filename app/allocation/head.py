@@ -13,16 +13,22 @@ from typing import Any
 import httpx
 import psutil
 
+from app.access.tls import made_certificates
 from app.allocation.agent import WATCH_S, Agent, is_there, refresh, with_copies
 from app.allocation.handover import Handover
 from app.allocation.nodes import Node, degraded, gathered, lacking, seen
 from app.allocation.phases import PhaseWatch
 from app.allocation.records import Address, ClusterRecord, JobStatus
 from app.allocation.rejoin import Rejoin
+from app.change.changes import Changes
+from app.change.records import FOLDER, ChangeFolder
 from app.cluster import Cluster
 from app.edge import Edge, EdgeError, EdgeMode
+from app.monitoring.targets import Targets
 from app.ports import PortBlock
-from app.service import TOLD, Service, ServiceError, gateway_client
+from app.private_files import write_private
+from app.service import TOLD, Service, ServiceError
+from app.service_setup import gateway_client
 from app.settings import Settings
 from app.state import ServiceState
 
@@ -162,6 +168,29 @@ class Head(Service):
         rejoin = Rejoin(self._agent, lambda: lacking(self._expected, self._nodes))
         return [*super()._watches(head), self._follow_nodes(), handover.run(), rejoin.run()]
 
+    def _changes(self) -> Changes:
+        """A change may be asked for where the job's folder lies; what it leads to is what the next job starts with."""
+        agent = self._agent
+        return replace(
+            super()._changes(),
+            refusal=self._unchangeable,
+            prepared=lambda settings: with_copies(settings, agent.main, agent.settings),
+        )
+
+    @property
+    def _change_folder(self) -> ChangeFolder:
+        return ChangeFolder(self._job.path / FOLDER)
+
+    def _unchangeable(self) -> str | None:
+        if self._status.successor:
+            return f"job {self._status.successor} is about to take over; apply the profile when it has"
+        if self._state.phase != "serving":
+            return f"the job is {self._state.phase}; give the profile to the next one"
+        return None
+
+    def _keep(self, settings: Settings, profile: str) -> None:
+        write_private(self._job.service.settings, settings.model_dump_json(indent=1))
+
     async def _see(self, edge: Edge, ready: Any, replicas: Any) -> None:
         models: Mapping[str, Mapping[str, Any]] = ready["models"]
         for model in self._phases.states(models):
@@ -184,7 +213,7 @@ class Head(Service):
 
     async def _ask_first(self, model: str) -> None:
         """One token, so that no person waits for what an engine does at first; it is the timeline's first token."""
-        if self._settings.models[model].task != "generate":
+        if model not in self._settings.models or self._settings.models[model].task != "generate":
             return
         body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
         with contextlib.suppress(httpx.HTTPError):
@@ -192,13 +221,13 @@ class Head(Service):
                 (await client.post("/v1/chat/completions", json=body)).raise_for_status()
             self._agent.event("first token", model)
 
-    async def _connect(self, edge: Edge, replicas: Any) -> None:
+    async def connect(self, replicas: Mapping[str, Any]) -> None:
         """Serve tells of replicas on a dead node for a few seconds more."""
         lost = {node.address for node in self._nodes if node.state == "lost"}
         living = {
             application: [(ip, port) for ip, port in found if ip not in lost] for application, found in replicas.items()
         }
-        await super()._connect(edge, living)
+        await super().connect(living)
 
     async def _follow_nodes(self) -> None:
         """Know of nodes that die, and take their replicas and what hangs on them away at once."""
@@ -224,7 +253,7 @@ class Head(Service):
             for ip, port in self._replicas.get(spec.app_name, []):
                 if ip == address and self._edge and (replica := self._cluster.replica(ip, port)):
                     with contextlib.suppress(EdgeError):
-                        await self._edge.drop_sessions(spec.id, replica)
+                        await self._edge.drop_sessions(spec.deployed_id, replica)
 
     # The end.
 
@@ -285,18 +314,29 @@ class Head(Service):
         here = self._agent
         address = Address(
             here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time(),
-            _scheme(here.settings),
+            _scheme(here.settings), self._state.certificate,
         )  # fmt: skip
         with contextlib.suppress(OSError):  # it is tried again
             address.write(self._job.service.address)
             self._published = True
+            self._tell_prometheus(address)
         self._tell(url=address.url)
+
+    def _tell_prometheus(self, address: Address) -> None:
+        certificates = made_certificates(self._settings) if self._state.certificate else []
+        labels = {"service": self._state.name, "node": address.node, "slurm_job": str(address.job_id)}
+        Targets(self._job.service.path).publish(address.url, labels, certificates)
 
     def _withdraw_address(self) -> None:
         found = Address.read(self._job.service.address)
         if found and found.job_id == self._agent.allocation.job_id:
             with contextlib.suppress(OSError):
                 self._job.service.address.unlink()
+                Targets(self._job.service.path).withdraw()
+
+    @property
+    def _status_file(self) -> str:
+        return str(self._job.status_file)
 
     def _publish(self, state: ServiceState) -> None:
         self._tell(phase=state.phase, error=state.error)

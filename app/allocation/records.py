@@ -18,7 +18,6 @@ another version, or is half written by a network file system.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from app.private_files import write_private
 from slurm.folder import JobFolder
 
 KINDS = Literal["service", "successor", "joiner"]
@@ -43,15 +43,15 @@ class Record:
             return None
 
     def write(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(2)}")
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(asdict(self), indent=1))
-        temporary.replace(path)
+        write_private(path, json.dumps(asdict(self), indent=1))
 
 
 @dataclass(frozen=True)
 class Address(Record):
-    """Where a service answers. `host` is an IP address on the cluster's network; `since` is unix seconds."""
+    """Where a service answers. `host` is an IP address on the cluster's network; `since` is unix seconds.
+
+    certificate: the file that an https address is to be trusted by; empty where the authorities say so.
+    """
 
     job_id: int
     node: str
@@ -59,6 +59,7 @@ class Address(Record):
     port: int
     since: float
     scheme: str = "http"
+    certificate: str = ""
 
     @property
     def url(self) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import typer
 
-from app.access.mine import own_key
-from app.talk import RefusedError, UnreachableError, base_url
+from app.access.mine import own_certificate, own_key
+from app.reach import base_url
+from app.talk import RefusedError, UnreachableError
 from deployments.retrieval.service import collection_of
 from deployments.tribunal.config import tribunal_name
 from loadtests.client.endpoint import Door, EndpointError, address, look, open_door, server_name
@@ -22,13 +24,20 @@ ANSWERS = ("ready", "idle", "starting")
 
 @dataclass(frozen=True)
 class Where:
-    """An endpoint as it was named. The key is this endpoint's own: it is sent to no other."""
+    """An endpoint as it was named. The key is this endpoint's own: it is sent to no other.
+
+    certificate: the file that an https address is trusted by; empty where the authorities say so.
+    """
 
     url: str
     option: str
     name: str | None = None
     key: str | None = field(default=None, repr=False)
     gpus: float | None = None
+    certificate: str = ""
+
+    def open(self) -> aiohttp.ClientSession:
+        return open_door(self.key, self.certificate)
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class Card:
 def ours(name: str, url: str | None, gpus: float | None) -> Where:
     """The service to be measured. Raises NotRunningError where none of that name runs."""
     option = "--url" if url else "--name"
-    return Where(_address(base_url(name, url), option), option, None, own_key(name, url), gpus)
+    at = _address(base_url(name, url), option)
+    return Where(at, option, None, own_key(name, url), gpus, own_certificate(name, url))
 
 
 def other(url: str, name: str | None, key_variable: str | None, gpus: float | None) -> Where:
@@ -72,7 +82,7 @@ def _address(url: str, option: str) -> str:
 async def cards_of(where: Where) -> dict[str, Card]:
     """The models that an endpoint lists; empty if it has no list. Raises UnreachableError and RefusedError."""
     try:
-        async with open_door(where.key) as session:
+        async with where.open() as session:
             said = await Door(session, where.url).get("/v1/models")
     except EndpointError as error:
         raise UnreachableError(str(error)) from None
@@ -88,7 +98,7 @@ async def cards_of(where: Where) -> dict[str, Card]:
 async def server_of(where: Where) -> str:
     """Which server answers there, with its version where it tells one. Raises UnreachableError."""
     try:
-        async with open_door(where.key) as session:
+        async with where.open() as session:
             return await server_name(Door(session, where.url))
     except EndpointError as error:
         raise UnreachableError(str(error)) from None
@@ -186,7 +196,9 @@ async def side_of(where: Where, models: Sequence[str], gpus_of: Mapping[str, flo
     `gpus_of`: the GPUs of each model; a number that was typed counts instead.
     """
     try:
-        found = await look(where.url, key=where.key, name=where.name or OTHER, models=models)
+        found = await look(
+            where.url, key=where.key, name=where.name or OTHER, models=models, certificate=where.certificate
+        )
     except EndpointError as error:
         raise UnreachableError(str(error)) from None
     name = where.name or _name(where, found.server)

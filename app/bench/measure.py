@@ -117,7 +117,10 @@ async def resumed_task(folder: Path, key_variable: str | None, aims: Sequence[Ai
     command, before = told_of(folder)
     plan = run.record.plan
     keys = [os.environ.get(name) if name else None for name in (VARIABLE, key_variable)]
-    wheres = [Where(side.url, "--resume", side.name, key) for side, key in zip(plan.sides, [*keys, None], strict=False)]
+    wheres = [
+        Where(side.url, "--resume", side.name, key, certificate=side.certificate)
+        for side, key in zip(plan.sides, [*keys, None], strict=False)
+    ]
     notices = []
     for side, where in zip(plan.sides, wheres, strict=False):
         has = await cards_of(where)

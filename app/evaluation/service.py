@@ -13,10 +13,10 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
-from app.access.mine import key_headers, trusted
 from app.bulk import backoff_s
 from app.evaluation.contestants import Panel, panel_of, panel_of_models
-from app.talk import CONNECT_S, RefusedError, UnreachableError, base_url
+from app.reach import reach
+from app.talk import RefusedError, UnreachableError
 from deployments.tribunal.config import TribunalSpec
 
 TRIES = 8
@@ -44,11 +44,7 @@ class Reply:
 
 def client_for(name: str, url: str | None, timeout_s: float) -> httpx.AsyncClient:
     """A client of `url`, or of this person's own service. Raises NotRunningError."""
-    timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-    return httpx.AsyncClient(
-        base_url=base_url(name, url), headers=key_headers(name, url), verify=trusted(name, url),
-        timeout=timeout, trust_env=url is not None,
-    )  # fmt: skip
+    return httpx.AsyncClient(**reach(name, url, timeout_s))
 
 
 class Service:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.access.mine import key_headers, trusted
 from app.options import DEFAULT, Json, Profile, Url
 from app.settings import Settings, SettingsError, load_settings
 from app.show import print_error, print_json
@@ -98,15 +97,14 @@ def _ingest(
 def _send(
     collection: str, found: Inputs, metadata: dict[str, Scalar], name: str, url: str | None, *, quiet: bool
 ) -> dict[str, Any]:
-    from app.retrieval.send import send
-    from app.retrieval.view import IngestBar
-    from app.talk import base_url
+    import httpx
 
-    with IngestBar(quiet=quiet) as bar:
-        return send(
-            base_url(name, url), collection, found, metadata,
-            on_progress=bar.update, own=url is None, headers=key_headers(name, url), verify=trusted(name, url),
-        )  # fmt: skip
+    from app.reach import reach
+    from app.retrieval.send import SILENCE_S, send
+    from app.retrieval.view import IngestBar
+
+    with httpx.Client(**reach(name, url, SILENCE_S)) as client, IngestBar(quiet=quiet) as bar:
+        return send(client, collection, found, metadata, on_progress=bar.update)
 
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:

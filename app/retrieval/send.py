@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.talk import CONNECT_S, RefusedError, UnreachableError
+from app.talk import RefusedError, UnreachableError
 from rag.errors import DocumentTooLarge, UnreadableDocument
 from rag.ingest_report import IngestProgress
 from rag.inputs import Input, Inputs
@@ -28,32 +27,23 @@ Told = dict[str, Any]
 
 
 def send(
-    base_url: str,
+    client: httpx.Client,
     collection: str,
     inputs: Inputs,
     metadata: Mapping[str, Scalar],
     *,
     on_progress: Callable[[IngestProgress], None] = lambda _: None,
-    own: bool = True,
-    headers: Mapping[str, str] | None = None,
-    verify: ssl.SSLContext | bool = True,
-    transport: httpx.BaseTransport | None = None,
 ) -> Told:
-    """An IngestReport's JSON. `own`: the service is this person's, so no proxy is between. `headers`: with a key.
-    `verify`: httpx's.
+    """An IngestReport's JSON. `client`: of a service, which may be silent for SILENCE_S.
 
     Raises RefusedError or UnreachableError where no file could go in; what was sent before stays in the collection.
     """
     total = _empty(collection, inputs)
-    timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-    with httpx.Client(
-        base_url=base_url, headers=headers, verify=verify, timeout=timeout, trust_env=not own, transport=transport
-    ) as client:
-        for batch in _batches(inputs.files):
-            _add(total, _upload(client, collection, batch, metadata))
-            files = len(total["files"])
-            of_files = len(inputs.files) + len(inputs.refused)
-            on_progress(IngestProgress(files, of_files, total["passages"], total["embedded"]))
+    for batch in _batches(inputs.files):
+        _add(total, _upload(client, collection, batch, metadata))
+        files = len(total["files"])
+        of_files = len(inputs.files) + len(inputs.refused)
+        on_progress(IngestProgress(files, of_files, total["passages"], total["embedded"]))
     total["files"].sort(key=lambda file: file["source"])
     return total
 

@@ -111,7 +111,7 @@ class OpenAIRoutes:
         raise HTTPException(405, headers={"allow": "POST"}) if known else HTTPException(404)
 
     async def find(self, request: Request, response_id: str, model: str | None = None) -> Response:
-        """`response_id` does not name its model, so every answering one is asked, or the one in ?model=."""
+        """`response_id` does not name its model, so every one that is awake is asked, or the one in ?model=."""
         outgoing = await self._outgoing(request)
         if model is not None and self.services.virtual(model):
             raise BadRequest("model: tribunals and collections store no responses.", "model")
@@ -119,7 +119,9 @@ class OpenAIRoutes:
             bases = [await self.services.answering(model)]
         else:
             statuses = await self.services.herd.statuses()
-            bases = [base for base, status in statuses.items() if status.state.answers and may_ask(base)]
+            # One that sleeps has kept nothing, and would be woken.
+            awake = (base for base, status in statuses.items() if status.state.answers and status.replicas)
+            bases = [base for base in awake if may_ask(base)]
         return Relay(self.services.upstream, outgoing, bases, self.timeout)
 
     async def _outgoing(self, request: Request) -> Outgoing:

@@ -16,8 +16,9 @@ from app.streaming import ALIVE, SSE, Streamed, closing, event, with_last_word, 
 from app.tribunal.openapi import ASK, CANCEL, LIST, RESUME
 from app.tribunal.wire import TribunalAskBody
 from deployments.errors import EngineFailed
+from deployments.request_log import note
 from deployments.status import ModelState
-from deployments.tribunal.config import virtual_id
+from deployments.tribunal.config import DEFAULT, virtual_id
 from deployments.tribunal.events import VERSION, EventType
 from deployments.tribunal.service import failure_of
 
@@ -47,6 +48,8 @@ class TribunalRoutes:
 
     async def ask(self, request: Request) -> Response:
         asked = validate(TribunalAskBody, await read_object(request))
+        if (name := asked.tribunal or DEFAULT) in self.tribunals.names:
+            note(model=virtual_id(name))
         if asked.stream:
             return self._streamed(self.tribunals.events(asked.to_ask()))
         return JSONResponse(await self.tribunals.run(asked.to_ask()))

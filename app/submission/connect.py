@@ -14,6 +14,10 @@ from app.access.place import keys_required, own_key_file
 from app.allocation.records import Address, ServiceFolder
 from app.settings import Settings
 
+TRUSTED_VARIABLE = "SSL_CERT_FILE"
+"""OpenSSL's: what Python's clients trust instead of the authorities."""
+COPY = "corral-certificate.pem"
+"""Of the certificate, on a laptop."""
 NODE = "a node"
 """Services in jobs listen on an address of their node, which is never loopback."""
 
@@ -69,7 +73,7 @@ def key_json(key: OwnKey | None) -> dict[str, str | None]:
 class Ways:
     """How to reach `address`. login: user@host of a machine on the cluster's network; local: a laptop's port.
 
-    key: None where none is asked for.
+    key: None where none is asked for. Where the address has a certificate of its own, every command trusts that one.
     """
 
     address: Address
@@ -91,18 +95,38 @@ class Ways:
     @property
     def curl(self) -> str:
         """A shell's line."""
-        line = shlex.join(["curl", "-s", f"{self.address.url}/v1/models"])
+        line = f"curl -s {self.trust}{shlex.quote(f'{self.address.url}/v1/models')}"
         return f"{line} {self.key.header}" if self.key else line
+
+    @property
+    def trust(self) -> str:
+        """For curl, with a space behind it; empty where the authorities say whom to trust."""
+        return f"--cacert {shlex.quote(self.address.certificate)} " if self.address.certificate else ""
+
+    @property
+    def trust_export(self) -> str:
+        """For OpenAI's client and for Corral's own commands, in a shell of the cluster."""
+        return f"export {TRUSTED_VARIABLE}={shlex.quote(self.address.certificate)}" if self.address.certificate else ""
+
+    @property
+    def trust_there(self) -> str:
+        """The same in a shell of a laptop, which has the certificate from the cluster first."""
+        if not self.address.certificate:
+            return ""
+        fetch = shlex.join(["ssh", self.login, shlex.join(["cat", self.address.certificate])])
+        return f'{fetch} > {COPY} && export {TRUSTED_VARIABLE}="$PWD/{COPY}"'
 
     def lines(self) -> str:
         openai_key = self.key.there(self.login) if self.key else "none"
-        commands = f"Corral's commands    {self.key.advice}\n" if self.key else ""
-        return (
-            f"From the login node  {self.curl}\n"
-            f"{commands}"
-            f"From a laptop        {shlex.join(self.forward)}\n"
-            f"and then there       export OPENAI_BASE_URL={self.base_url} OPENAI_API_KEY={openai_key}\n"
-        )
+        shown = [
+            ("From the login node", self.curl),
+            ("Corral's commands", self.key.advice if self.key else ""),
+            ("and what they trust", self.trust_export),
+            ("From a laptop", shlex.join(self.forward)),
+            ("and then there", f"export OPENAI_BASE_URL={self.base_url} OPENAI_API_KEY={openai_key}"),
+            ("and what it trusts", self.trust_there),
+        ]
+        return "".join(f"{title:<21}{command}\n" for title, command in shown if command)
 
     def to_json(self) -> dict[str, Any]:
         """Without the key: who needs it reads key_file."""
@@ -112,6 +136,7 @@ class Ways:
             "login_node": self.curl,
             "forward": shlex.join(self.forward),
             "environment": {"OPENAI_BASE_URL": self.base_url, **openai_key},
+            "certificate": self.address.certificate or None,
             **key_json(self.key),
         }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.allocation.records import Address, JobStatus, NodeRecord, ServiceJob
+from app.change.records import FOLDER, ChangeFolder, ChangeStatus
 from slurm.client import SlurmClient
 from slurm.errors import Unavailable
 from slurm.jobs import Job
@@ -105,7 +106,13 @@ class Look:
             "degraded": status.degraded if status else None,
             "deadline": status.deadline if status else None,
             "successor": status.successor if status else None,
+            "change": change.to_json() if (change := change_at(self.at)) else None,
         }
+
+
+def change_at(at: ServiceJob) -> ChangeStatus | None:
+    """The change of the running service that is under way, or the last one."""
+    return ChangeFolder(at.path / FOLDER).status()
 
 
 def see(at: ServiceJob, job_id: int, queued: Queued) -> Look:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from app.show import COLOURS, LiveBoard, aligned
 from app.submission.connect import own_key, ways
-from app.submission.look import Look
+from app.submission.look import Look, change_at
 from deployments.status import ModelState
 from slurm.walltime import format_walltime
 
@@ -116,6 +116,8 @@ def status_table(look: Look) -> None:
     nodes = [[node, told.get("group", ""), told["state"], _place(told)] for node, told in look.nodes.items()]
     if nodes:
         sys.stdout.write(aligned([["node", "group", "state", "detail"], *nodes]))
+    if change := change_at(look.at):
+        sys.stdout.write(f"{change.sentence}\n")
     over = look.phase in ("ended", "failed")  # what was last said of the models is past, too
     models = [
         [model, str(told["state"]), f"{told.get('replicas', 0)}/{told.get('target_replicas', 0)}", _of(told)]
@@ -134,12 +136,14 @@ def ready_message(look: Look) -> None:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     url, option = look.address.url, "" if look.name == "default" else f" --name {look.name}"
     corral = "corral" if shutil.which("corral") else sys.argv[0]
-    key = own_key(look.at.service)
+    key, found = own_key(look.at.service), ways(look.address)
     key_line, header = (f"Key      {key.advice}\n", f"{key.header} ") if key else ("", "")
+    trust_line = f"Trust    {found.trust_export}\n" if found.trust else ""
     sys.stdout.write(
         f"\nAddress  {url}/v1  (any OpenAI client; docs at {url}/docs)\n"
-        f"{key_line}"
-        f"Try      curl -s {url}/v1/chat/completions {header}-H 'Content-Type: application/json' -d '{body}'\n"
-        f"Laptop   {' '.join(ways(look.address).forward)}\n"
+        f"{key_line}{trust_line}"
+        f"Try      curl -s {found.trust}{url}/v1/chat/completions {header}"
+        f"-H 'Content-Type: application/json' -d '{body}'\n"
+        f"Laptop   {' '.join(found.forward)}\n"
         f"Stop     {corral} slurm down{option}\n"
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from app.allocation.records import ServiceFolder, ServiceJob
+from app.private_files import write_private
 from app.settings import POCKET, Settings, SettingsError
 from slurm.config import ClusterConfig, NodeGroup
 from slurm.script import JobSpec, render
@@ -61,8 +62,7 @@ def job_spec(settings: Settings, job: ServiceJob, name: str) -> JobSpec:
 
 def write_script(spec: JobSpec, job: ServiceJob) -> None:
     """Write job.sh, for its owner alone."""
-    job.script.touch(mode=0o600)
-    job.script.write_text(render(spec), encoding="utf-8")
+    write_private(job.script, render(spec))
 
 
 def joiner(settings: Settings, main: ServiceJob, group: str, walltime: timedelta) -> ServiceJob:

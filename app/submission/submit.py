@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from app.access.keys import FIRST_KEY, first_key
+from app.access.key_store import FIRST_KEY, first_key
 from app.access.place import keys_file, keys_required
 from app.allocation.records import KINDS, JobRecord, ServiceFolder, ServiceJob
 from app.launch import LaunchError
+from app.private_files import write_private
 from app.settings import Settings, SettingsError
 from app.submission.checks import check_folders, doubts, fitted, offline
 from app.submission.connect import NODE
@@ -53,6 +52,14 @@ def service_folder(settings: Settings, name: str) -> ServiceFolder:
     return ServiceFolder.of(cluster_of(settings).shared, getpass.getuser(), name)
 
 
+async def as_submitted(settings: Settings, folder: ServiceFolder, client: SlurmClient) -> Settings:
+    """A profile as a service in this folder has it: weights in their folders, groups with all that they get.
+
+    Raises SettingsError, SlurmError.
+    """
+    return fitted(offline(_anchored(settings), folder), await client.partitions())
+
+
 async def live_jobs(folder: ServiceFolder, client: SlurmClient) -> list[Job]:
     """Jobs of the service that wait or run: its own, successors and joiners. Raises SlurmError."""
     noted = {record.job_id for at in folder.all_jobs() if (record := at.record())}
@@ -78,7 +85,7 @@ async def submit(
     """
     folder = service_folder(settings, name)
     check_folders(settings)
-    settings = fitted(offline(_anchored(settings), folder), await client.partitions())
+    settings = await as_submitted(settings, folder, client)
     if running := await live_jobs(folder, client):
         raise LaunchError(
             f"job {running[0].id} of {name!r} still waits or runs ({running[0].state.value}); "
@@ -138,7 +145,7 @@ def _create(settings: Settings, folder: ServiceFolder, name: str, clock: Callabl
         if keys_required(settings, NODE):
             first_key(keys_file(settings), clock)
         folder.address.unlink(missing_ok=True)
-        _write_private(folder.settings, settings.model_dump_json(indent=1))
+        write_private(folder.settings, settings.model_dump_json(indent=1))
         job = folder.new_job()
         write_script(job_spec(settings, job, name), job)
         append(job.timeline, "submitted", socket.gethostname(), clock)
@@ -152,10 +159,3 @@ def _anchored(settings: Settings) -> Settings:
     if settings.access.file is None:
         return settings
     return settings.model_copy(update={"access": settings.access.model_copy(update={"file": keys_file(settings)})})
-
-
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -57,6 +57,10 @@ class RetrievalClient:
     async def embed(self, texts: Sequence[str]) -> dict[str, Any]:
         return await self._object("embed", tuple(texts))
 
+    async def metrics(self) -> str:
+        """In Prometheus's text format."""
+        return str(await self._calls.called("metrics"))
+
     async def _object(self, method: str, *arguments: Any) -> dict[str, Any]:
         found: dict[str, Any] = await self._calls.called(method, *arguments)
         return found

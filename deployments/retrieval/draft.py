@@ -11,6 +11,7 @@ from typing import Any
 from deployments.chat import Usage
 from deployments.retrieval.result import Citation, Found, Hit, RagAnswer, Shown
 from deployments.retrieval.sources import Asked
+from deployments.tracing import MODEL, TRACES
 from rag.answer.citations import CitationFilter, marks_of
 from rag.answer.refusal import Refusal, honest_sentence
 
@@ -49,7 +50,8 @@ class Draft:
         """Adds to a timing."""
         began = self.clock()
         try:
-            yield
+            with TRACES.span(f"rag {name}", {MODEL: self.asked.model.model_id}):
+                yield
         finally:
             self.timings_ms[name] = self.timings_ms.get(name, 0) + (self.clock() - began) * 1000
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deployments.errors import BadRequest
+from deployments.principal import CURRENT
 from deployments.retrieval.service import Search
 from deployments.retrieval.workers import Once, Workers
+from deployments.tracing import TRACES
 from rag.collection_library import Library
 from rag.config import EmbeddingConfig, RagConfig
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 OpenEmbeddings: TypeAlias = "Callable[[EmbeddingConfig], TextEmbeddings]"
 
+NS_PER_MS = 1_000_000
 SLICE = 64
 """Texts that are embedded in one go."""
 
@@ -33,9 +37,13 @@ class IndexSearch:
         workers: Workers,
         embeds: Workers,
         open_embeddings: OpenEmbeddings | None = None,
+        searched: Callable[[Mapping[str, float]], None] = lambda _: None,
     ) -> None:
-        """embeds: for texts that are no queries, so that these never wait behind them."""
+        """embeds: for texts that are no queries, so that these never wait behind them. searched: told each search's
+        milliseconds by stage.
+        """
         self._library, self._config, self._workers, self._embeds = library, config, workers, embeds
+        self._searched = searched
         opens = partial(open_embeddings or _open_embeddings, config.embedding)
         self._embeddings: Once[TextEmbeddings] = Once(workers, opens)
         self._reranker: Once[CrossEncoder] = Once(workers, self._open_reranker)
@@ -51,7 +59,10 @@ class IndexSearch:
             raise BadRequest("rerank: this profile names no reranker (rag.search.reranker).", "rerank")
         embeddings = await self._embeddings.get()
         reranker = await self._reranker.get() if named and search.rerank is not False else None
-        return await self._workers.run(partial(self._found, embeddings, reranker, query, search))
+        found = await self._workers.run(partial(self._found, embeddings, reranker, query, search))
+        self._searched(found.timings_ms)
+        _trace_stages(found.timings_ms, time.time_ns())
+        return found
 
     def _found(
         self, embeddings: TextEmbeddings, reranker: CrossEncoder | None, query: str, search: Search
@@ -90,6 +101,16 @@ class IndexSearch:
         named = self._config.search.reranker
         assert named is not None
         return CrossEncoder.open(named, self._config.embedding.device, threads=self._config.embedding.threads)
+
+
+def _trace_stages(timings_ms: Mapping[str, float], ended_ns: int) -> None:
+    """A span of each stage of a search that is over; they followed one another."""
+    began_ns = ended_ns - int(sum(timings_ms.values()) * NS_PER_MS)
+    for stage, took_ms in timings_ms.items():
+        ended_ns = began_ns + int(took_ms * NS_PER_MS)
+        if ended_ns > began_ns:
+            TRACES.past(f"rag {stage}", CURRENT.get(), began_ns, ended_ns, {})
+        began_ns = ended_ns
 
 
 def _open_embeddings(config: EmbeddingConfig) -> TextEmbeddings:

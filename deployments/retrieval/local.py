@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from deployments.retrieval.result import hit_json
 from deployments.retrieval.service import RagAsk, Search, Upload
 from deployments.retrieval.sessions import Sessions
 from deployments.retrieval.sources import AnsweringModels
+from deployments.retrieval.telemetry import RetrievalTelemetry
 from deployments.retrieval.workers import Queues, Workers
 from rag.cards import card, cards, document_json
 from rag.collection_library import Library
@@ -53,12 +55,16 @@ class LocalRetrieval:
         if config.folder is None:
             raise ValueError("rag.folder: is not set")
         folder = Path(config.folder)
+        self.default = config.model or default
+        """Who answers where the question names no model."""
         self._reads = Workers("retrieval-read", READERS, READS_WAITING)
         self._writes = Workers("retrieval-write", WRITERS, 64 * WRITES_WAITING)
         self._embeds = Workers("retrieval-embed", 1, EMBEDS_WAITING)
         self._queues = Queues(WRITES_WAITING)
         self._library = Library(folder / COLLECTIONS, config)
-        self._index = IndexSearch(self._library, config, self._reads, self._embeds, open_embeddings)
+        self.telemetry = RetrievalTelemetry()
+        workers = self._reads, self._embeds
+        self._index = IndexSearch(self._library, config, *workers, open_embeddings, self.telemetry.stages)
         self._sessions = Sessions(folder / SESSIONS, config.sessions, clock)
         answerer = Answerer(config, self._index, models, default)
         self._conversations = Conversations(self._sessions, self._reads, answerer.events)
@@ -73,16 +79,23 @@ class LocalRetrieval:
 
     async def events(self, ask: RagAsk) -> AsyncGenerator[Event, None]:
         """An unknown collection and a wrong filter are told before anything else."""
-        await self._reads.run(partial(self._looked_at, ask.search))
-        async with aclosing(self._conversations.events(ask)) as events:
-            async for event in events:
-                yield event
+        ask = replace(ask, model=ask.model or self.default)
+        with self.telemetry.request("answer"):
+            await self._reads.run(partial(self._looked_at, ask.search))
+            async with aclosing(self._conversations.events(ask)) as events:
+                async for event in events:
+                    if event["type"] == "result":
+                        self.telemetry.answered(event["result"])
+                    yield event
 
     def _looked_at(self, search: Search) -> None:
         self._library.snapshot(search.collection).allowed(search.filters)
 
     async def search(self, query: str, search: Search) -> dict[str, Any]:
-        found = await self._index.search(query, search)
+        with self.telemetry.request("search"):
+            # Of an unknown collection no model is loaded.
+            await self._reads.run(partial(self._library.snapshot, search.collection))
+            found = await self._index.search(query, search)
         return {
             "collection": search.collection,
             "version": found.version,
@@ -131,11 +144,15 @@ class LocalRetrieval:
 
     async def ingest(self, name: str, uploads: Sequence[Upload]) -> dict[str, Any]:
         """One at a time for each collection, in the order in which they came."""
-        collection_name(name)
-        embeddings = await self._index.embeddings()
-        stop = threading.Event()
-        async with self._queues.turn(name):
-            return await self._writes.run_to_the_end(partial(self._ingested, name, uploads, embeddings, stop), stop.set)
+        with self.telemetry.request("ingest"):
+            collection_name(name)
+            embeddings = await self._index.embeddings()
+            stop = threading.Event()
+            work = partial(self._ingested, name, uploads, embeddings, stop)
+            async with self._queues.turn(name):
+                report = await self._writes.run_to_the_end(work, stop.set)
+        self.telemetry.ingested(report)
+        return report
 
     def _ingested(self, name: str, uploads: Sequence[Upload], embeddings: Any, stop: threading.Event) -> dict[str, Any]:
         from rag.ingest import ingest
@@ -170,4 +187,5 @@ class LocalRetrieval:
         await self._reads.run(partial(self._sessions.delete, owner, session))
 
     async def embed(self, texts: Sequence[str]) -> dict[str, Any]:
-        return await self._index.embed(texts)
+        with self.telemetry.request("embed"):
+            return await self._index.embed(texts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deployments.chat import ChatModel
 from deployments.config import ModelSpec
 from deployments.errors import UnknownModel
-from deployments.model_client import ModelClient
+from deployments.model_clients import ModelClients
 from deployments.tribunal.config import tribunal_name, virtual_id
 from deployments.tribunal.service import Tribunals
 from deployments.tribunal.virtual import TribunalModel
@@ -17,9 +17,14 @@ class ProfileModels:
     """Implements sources.AnsweringModels over DeploymentHandles."""
 
     def __init__(self, specs: Sequence[ModelSpec], tribunals: Tribunals) -> None:
-        chatting = [(served, spec) for spec in specs if spec.task == "generate" for served in spec.served_ids]
-        self._context = {served: spec.context_tokens for served, spec in chatting}
-        self._clients = {served: ModelClient(spec.id, served, spec.retry_after_s) for served, spec in chatting}
+        self._kept = ModelClients()
+        self.take(specs, tribunals)
+
+    def take(self, specs: Sequence[ModelSpec], tribunals: Tribunals) -> None:
+        """Have these from now on."""
+        chatting = [spec for spec in specs if spec.task == "generate"]
+        self._context = {served: spec.context_tokens for spec in chatting for served in spec.served_ids}
+        self._clients = self._kept.of(chatting)
         self._tribunals = tribunals
 
     async def find(self, model: str) -> tuple[ChatModel, int | None]:

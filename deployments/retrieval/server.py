@@ -11,11 +11,15 @@ from typing import Any
 
 from deployments.config import ModelSpec
 from deployments.on_behalf import OnBehalf
+from deployments.request_log import start_log
 from deployments.retrieval.local import LocalRetrieval
 from deployments.retrieval.models import ProfileModels
 from deployments.retrieval.service import RagAsk, Search, Upload
+from deployments.tracing import TRACES
+from deployments.tracing_config import TracesConfig
 from deployments.tribunal.client import TribunalClient
 from deployments.tribunal.config import TribunalSpec
+from deployments.wordless import keep_words_out
 from rag.config import RagConfig
 
 
@@ -32,11 +36,26 @@ class RetrievalServer(OnBehalf):
         models: Sequence[Mapping[str, Any]],
         tribunals: Mapping[str, Any],
         tribunal_app: str,
+        traces: TracesConfig | None = None,
     ) -> None:
-        specs = [ModelSpec.model_validate(model) for model in models]
-        named = {name: TribunalSpec.model_validate(spec) for name, spec in tribunals.items()}
+        start_log("retrieval")
+        keep_words_out()
+        TRACES.start(traces, "corral-retrieval")
         rag = RagConfig.model_validate(config)
-        self._retrieval = LocalRetrieval(rag, ProfileModels(specs, TribunalClient(named, tribunal_app)), rag.model)
+        self._tribunal_app = tribunal_app
+        self._models = ProfileModels(*self._answering(models, tribunals))
+        self._retrieval = LocalRetrieval(rag, self._models, rag.model)
+
+    async def reconfigure(self, told: Mapping[str, Any]) -> None:
+        """Serve calls it at the start and after `corral apply`, with other models, tribunals and `model`."""
+        self._models.take(*self._answering(told["models"], told["tribunals"]))
+        self._retrieval.default = told["model"]
+
+    def _answering(
+        self, models: Sequence[Mapping[str, Any]], tribunals: Mapping[str, Any]
+    ) -> tuple[list[ModelSpec], TribunalClient]:
+        named = {name: TribunalSpec.model_validate(spec) for name, spec in tribunals.items()}
+        return [ModelSpec.model_validate(model) for model in models], TribunalClient(named, self._tribunal_app)
 
     async def answer(self, ask: RagAsk) -> dict[str, Any]:
         return await self._retrieval.answer(ask)
@@ -78,3 +97,6 @@ class RetrievalServer(OnBehalf):
 
     async def embed(self, texts: Sequence[str]) -> dict[str, Any]:
         return await self._retrieval.embed(texts)
+
+    async def metrics(self) -> str:
+        return self._retrieval.telemetry.exposition()

@@ -43,3 +43,7 @@ class TribunalClient:
     async def missing(self, name: str) -> str | None:
         found: str | None = await self._calls.called("missing", name)
         return found
+
+    async def metrics(self) -> str:
+        """In Prometheus's text format."""
+        return str(await self._calls.called("metrics"))

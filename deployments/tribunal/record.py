@@ -23,6 +23,10 @@ class Record(Generic[T]):
         self._session, self._call, self.number, self._started_s = session, call, number, started_s
         self._text, self._usage, self._retried = "", Usage(), False
 
+    @property
+    def usage(self) -> Usage:
+        return self._usage
+
     def add(self, reply: ChatReply, *, retried: bool) -> None:
         self._text, self._retried = reply.text, retried
         self.took(reply.usage)

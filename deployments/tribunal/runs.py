@@ -11,13 +11,18 @@ from contextlib import aclosing
 from typing import Any
 
 from deployments.errors import BadRequest, Cancelled, Overloaded, ServingError, UnknownRun
+from deployments.principal import CURRENT
+from deployments.tracing import TRACES, Attributes
 from deployments.tribunal.admission import Admission, Admitted
 from deployments.tribunal.events import Event, EventType
 from deployments.tribunal.result import Result
 from deployments.tribunal.service import TribunalAsk
+from deployments.tribunal.telemetry import Observer, TribunalTelemetry
 from deployments.tribunal.tribunal import hold, tell_answer
 
 log = logging.getLogger("corral.tribunal")
+TRIBUNAL = "corral.tribunal"
+"""Of a span: the tribunal's name."""
 KEEP_S = 300
 KEEP_CHARACTERS = 64 << 20
 LIVE = 256
@@ -29,13 +34,17 @@ UNHEARD = 32
 class Run:
     """One run and its events. It ends when nobody has listened for `linger_s`."""
 
-    def __init__(self, linger_s: float, may_linger: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, linger_s: float, may_linger: Callable[[], bool] = lambda: True, observe: Observer = lambda *_: None
+    ) -> None:
         self.id = f"tri-{uuid.uuid4().hex}"
+        self.key = CURRENT.get().key
         self.events: list[dict[str, Any]] = []
         self.result: Result | None = None
         self.error: ServingError | None = None
         self.ended_at: float | None = None
         self._linger_s, self._may_linger, self._listeners = linger_s, may_linger, 0
+        self._observe = observe
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
@@ -88,7 +97,9 @@ class Run:
 
     async def _hold(self, admitted: Admitted) -> None:
         try:
-            result = await hold(self.id, admitted.name, admitted.terms, self._emit, admitted.absent)
+            with TRACES.span(f"tribunal {admitted.terms.spec.strategy}", {TRIBUNAL: admitted.name}) as span:
+                result = await hold(self.id, admitted.name, admitted.terms, self._emit, admitted.absent)
+                span.say(_verdict(result))
             tell_answer(self._emit, result, "".join(self._answer))
             self.result = result
             self._emit(EventType.RESULT, {"result": result.to_json()})
@@ -111,7 +122,14 @@ class Run:
             self._answer.append(str(data["text"]))
         self.events.append(Event(self.id, len(self.events) + 1, kind, data).envelope())
         self.characters += 200 + _length(data)
+        self._observe(kind, data)
         self._told.set()
+
+
+def _verdict(result: Result) -> Attributes:
+    """How it came to its answer, for its span."""
+    stopped = str(result.stopped.get("reason", ""))
+    return {"corral.chosen_by": result.chosen_by, "corral.stopped": stopped, "corral.steps": len(result.trace)}
 
 
 def _length(told: Any) -> int:
@@ -133,11 +151,16 @@ class LocalTribunals:
 
     def __init__(self, admission: Admission, keep_s: float = KEEP_S, keep_characters: int = KEEP_CHARACTERS) -> None:
         self._admission, self._keep_s, self._keep_characters = admission, keep_s, keep_characters
+        self.telemetry = TribunalTelemetry()
         self._runs: dict[str, Run] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         return self._admission.names
+
+    def admit_by(self, admission: Admission) -> None:
+        """Let in by other tribunals and models from now on; runs go on, and what is kept stays."""
+        self._admission = admission
 
     async def missing(self, name: str) -> str | None:
         return await self._admission.missing(name)
@@ -172,7 +195,8 @@ class LocalTribunals:
     async def _begun(self, ask: TribunalAsk) -> Run:
         admitted = await self._admission.admit(ask)
         self._check_room()
-        run = Run(ask.linger_s, lambda: sum(each.unheard for each in self._runs.values()) <= UNHEARD)
+        observe = self.telemetry.run(admitted.name)
+        run = Run(ask.linger_s, lambda: sum(each.unheard for each in self._runs.values()) <= UNHEARD, observe)
         self._runs[run.id] = run
         run.start(admitted, self._ended)
         return run
@@ -188,9 +212,10 @@ class LocalTribunals:
 
     def _kept(self, run_id: str) -> Run:
         self._forget()
-        if run_id not in self._runs:
+        run = self._runs.get(run_id)
+        if run is None or run.key != CURRENT.get().key:  # another key's is as unknown as none
             raise UnknownRun(run_id[:64])
-        return self._runs[run_id]
+        return run
 
     def _forget(self) -> None:
         """Drop what ended too long ago, and the oldest where there is too much."""

@@ -5,7 +5,7 @@ Imports neither vLLM nor torch: the models are asked over their DeploymentHandle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,15 +13,19 @@ from deployments.chat import ChatModel
 from deployments.config import ModelSpec
 from deployments.errors import UnknownModel
 from deployments.herd import ServeHerd
-from deployments.model_client import ModelClient
+from deployments.model_clients import ModelClients
 from deployments.on_behalf import OnBehalf
+from deployments.request_log import start_log
 from deployments.serve_state import read_status
 from deployments.status import Herd, ModelState, ModelStatus
+from deployments.tracing import TRACES
+from deployments.tracing_config import TracesConfig
 from deployments.tribunal.admission import Admission
 from deployments.tribunal.config import TribunalSpec, tribunal_name
 from deployments.tribunal.runs import LocalTribunals
 from deployments.tribunal.service import TribunalAsk
 from deployments.tribunal.virtual import TribunalModel
+from deployments.wordless import keep_words_out
 
 
 class TribunalServer(OnBehalf):
@@ -32,14 +36,32 @@ class TribunalServer(OnBehalf):
     """
 
     def __init__(
-        self, specs: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], failures: Mapping[str, str]
+        self,
+        specs: Mapping[str, Any],
+        models: tuple[Mapping[str, Any], ...],
+        failures: Mapping[str, str],
+        traces: TracesConfig | None = None,
     ) -> None:
-        found = tuple(ModelSpec.model_validate(model) for model in models)
-        herd = ServeHerd(found, failures, read=read_status)
-        members = Members(found, herd)
+        start_log("tribunal")
+        keep_words_out()
+        TRACES.start(traces, "corral-tribunal")
+        self._failures = {
+            spec.deployed_id: failures[spec.id] for spec in map(ModelSpec.model_validate, models) if spec.id in failures
+        }
+        self._members = Members((), ServeHerd((), read=read_status))
+        self._tribunals = LocalTribunals(self._admission(specs, models))
+        self._members.tribunals = self._tribunals
+
+    async def reconfigure(self, told: Mapping[str, Any]) -> None:
+        """Serve calls it at the start and after `corral apply`, with other specs and models."""
+        self._tribunals.admit_by(self._admission(told["specs"], told["models"]))
+
+    def _admission(self, specs: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> Admission:
+        members, found = self._members, tuple(ModelSpec.model_validate(model) for model in models)
+        failed = {each.id: self._failures[each.deployed_id] for each in found if each.deployed_id in self._failures}
+        members.take(found, ServeHerd(found, failed, read=read_status))
         tribunals = {name: TribunalSpec.model_validate(spec) for name, spec in specs.items()}
-        self._tribunals = LocalTribunals(Admission(tribunals, members.known, members.find, members.status))
-        members.tribunals = self._tribunals
+        return Admission(tribunals, members.known, members.find, members.status)
 
     async def run(self, ask: TribunalAsk) -> dict[str, Any]:
         return await self._tribunals.run(ask)
@@ -60,17 +82,25 @@ class TribunalServer(OnBehalf):
     async def missing(self, name: str) -> str | None:
         return await self._tribunals.missing(name)
 
+    async def metrics(self) -> str:
+        return self._tribunals.telemetry.exposition()
+
 
 class Members:
     """Who can sit in a tribunal: every model that chats, under each of its ids, and the tribunals themselves."""
 
     def __init__(self, specs: tuple[ModelSpec, ...], herd: Herd) -> None:
-        self._herd = herd
-        chatting = [(served, spec) for spec in specs if spec.task == "generate" for served in spec.served_ids]
-        self._base = {served: spec.id for served, spec in chatting}
-        self.known = {served: spec.context_tokens for served, spec in chatting}
-        self._clients = {served: ModelClient(spec.id, served, spec.retry_after_s) for served, spec in chatting}
+        self._kept = ModelClients()
         self.tribunals: LocalTribunals | None = None
+        self.take(specs, herd)
+
+    def take(self, specs: tuple[ModelSpec, ...], herd: Herd) -> None:
+        """Have these models from now on."""
+        chatting = [spec for spec in specs if spec.task == "generate"]
+        self._herd = herd
+        self._base = {served: spec.id for spec in chatting for served in spec.served_ids}
+        self.known = {served: spec.context_tokens for spec in chatting for served in spec.served_ids}
+        self._clients = self._kept.of(chatting)
 
     async def find(self, model: str) -> ChatModel:
         if (name := tribunal_name(model)) and self.tribunals is not None:
@@ -81,4 +111,4 @@ class Members:
 
     async def status(self, model: str) -> ModelStatus:
         missing = ModelStatus(model, ModelState.FAILED, reason="it is not deployed")
-        return (await self._herd.statuses()).get(self._base[model], missing)
+        return (await self._herd.statuses()).get(self._base.get(model, model), missing)

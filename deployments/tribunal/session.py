@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from deployments.chat import ChatReply, ChatRequest, Usage
 from deployments.errors import BadRequest, DeadlineExceeded, EngineFailed, NoQuorum, Overloaded, ServingError
+from deployments.tracing import MODEL, TRACES, Attributes, tokens
 from deployments.tribunal.budget import LEAST_ANSWER, Budget, OutOfBudget
 from deployments.tribunal.config import Member, tribunal_name
 from deployments.tribunal.events import EventType
@@ -127,10 +128,18 @@ class Session:
             self.leave(call, number, "it was later than patience_s after the quorum")
 
     async def _ask(self, call: Call[T], number: int, share: int | None) -> Said[T] | None:
+        said: Attributes = {MODEL: call.member.model, "corral.step": number, "corral.round": self.round}
+        with TRACES.span(f"tribunal {call.kind}", said) as span:
+            record = Record(self, call, number, self.seconds)
+            try:
+                return await self._asked(call, number, share, record)
+            finally:
+                span.say(tokens(record.usage))
+
+    async def _asked(self, call: Call[T], number: int, share: int | None, record: Record[T]) -> Said[T] | None:
         """Ask, and once more if the answer is not of the form asked for."""
         told = {"step": number, "kind": call.kind, "round": self.round, "member": call.name, "model": call.member.model}
         self.emit(EventType.STEP_STARTED, told)
-        record = Record(self, call, number, self.seconds)
         for attempt in (0, 1):
             try:
                 reply = await self._reply(call, record, attempt, share)

@@ -49,7 +49,7 @@ async def _drive(point: Point, plan: Plan, side: Side, repeat: int, key: str | N
     watch, began_at = ClockWatch(clock), clock.stamp()
     calibration = await _calibration(point, plan, side, key)
     questions = questions_of(point, plan, repeat, calibration)
-    async with open_session(key, plan.timeout_s) as session:
+    async with open_session(key, plan.timeout_s, side.certificate) as session:
         load = _Load(point, plan, side, session, clock)
         warmed = await load.put(questions.warming(), questions.warm, questions.users)
         about_it = remarks.on_warm_up(warmed, questions.warm)
@@ -57,7 +57,8 @@ async def _drive(point: Point, plan: Plan, side: Side, repeat: int, key: str | N
             notices = (*load.notices, *about_it, *remarks.on_silence(), *watch.notices())
             return Driven(tuple(warmed), _window_s(warmed), began_at, None, notices)
         load.notices = [*questions.notices, *about_it]
-        async with EngineWatch(side.url, point.model if point.kind in remarks.ONE_MODEL else None, key) as engine:
+        model = point.model if point.kind in remarks.ONE_MODEL else None
+        async with EngineWatch(side.url, model, key, side.certificate) as engine:
             began_at, (samples, seconds) = clock.stamp(), await load.measure(questions)
     if calibration is None and point.kind in remarks.ONE_MODEL:
         load.notices.append("it is not told how many tokens a prompt has: lengths are from words, about")

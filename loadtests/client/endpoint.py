@@ -14,7 +14,7 @@ import numpy as np
 
 from loadtests.client.dialect import PLAIN, VLLM, dialect_of
 from loadtests.client.events import count
-from loadtests.client.exchange import HEADERS, hidden, hiding, message_of
+from loadtests.client.exchange import HEADERS, hidden, hiding, message_of, trusting
 from loadtests.client.prompts import sentences
 from loadtests.records import Calibration, Kind, Point, Side
 
@@ -71,8 +71,10 @@ class Door:
             raise EndpointError(f"{self._url} does not answer: {str(error) or type(error).__name__}.") from None
 
 
-def open_door(key: str | None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(headers=HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}))
+def open_door(key: str | None, certificate: str = "") -> aiohttp.ClientSession:
+    """certificate: a file that an https address is trusted by; empty where the authorities say so."""
+    headers = HEADERS | ({"Authorization": f"Bearer {key}"} if key else {})
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting(certificate)), headers=headers)
 
 
 def address(url: str) -> str:
@@ -96,7 +98,9 @@ def address(url: str) -> str:
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-async def look(url: str, *, key: str | None = None, name: str = "corral", models: Sequence[str] = ()) -> Side:
+async def look(
+    url: str, *, key: str | None = None, name: str = "corral", models: Sequence[str] = (), certificate: str = ""
+) -> Side:
     """What the endpoint says of itself. `models`: those to be measured, each of which is asked one token.
 
     Without `models` the first one that chats is. Raises EndpointError for an endpoint that does not answer or refuses
@@ -104,21 +108,19 @@ async def look(url: str, *, key: str | None = None, name: str = "corral", models
     """
     base = address(url)
     with hiding(key):
-        return await _look(base, key, name, models)
+        async with open_door(key, certificate) as session:
+            side = await _look(Door(session, base), base, name, models)
+    return side.model_copy(update={"certificate": certificate})
 
 
-async def _look(base: str, key: str | None, name: str, models: Sequence[str]) -> Side:
-    async with open_door(key) as session:
-        door = Door(session, base)
-        cards = await _cards(door, base)
-        side = Side(name=name, url=base, server=await server_name(door), models=tuple(cards))
-        for model in models:
-            require(side, model)
-        asked = (
-            list(models) or [model for model, card in cards.items() if card.get("task", "generate") == "generate"][:1]
-        )
-        plain = [model for model in asked if await _is_plain(door, model)]
-        contexts = await _contexts(door, cards)
+async def _look(door: Door, base: str, name: str, models: Sequence[str]) -> Side:
+    cards = await _cards(door, base)
+    side = Side(name=name, url=base, server=await server_name(door), models=tuple(cards))
+    for model in models:
+        require(side, model)
+    chatting = [model for model, card in cards.items() if card.get("task", "generate") == "generate"]
+    plain = [model for model in (list(models) or chatting[:1]) if await _is_plain(door, model)]
+    contexts = await _contexts(door, cards)
     everyone = plain and not models
     return side.model_copy(update={"plain_models": side.models if everyone else tuple(plain), "contexts": contexts})
 
@@ -153,7 +155,7 @@ async def calibrate(side: Side, model: str, *, key: str | None = None) -> Calibr
     Asks /tokenize, else for answers of one token.
     """
     try:
-        async with open_door(key) as session:
+        async with open_door(key, side.certificate) as session:
             door = Door(session, side.url)
             short, long = [await _tokens(door, side, model, words) for words in (SHORT, LONG)]
     except EndpointError:

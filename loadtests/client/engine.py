@@ -11,6 +11,7 @@ from typing import Self
 
 import aiohttp
 
+from loadtests.client.exchange import trusting
 from loadtests.records import EngineFigures
 
 EVERY_S = 0.5
@@ -128,6 +129,7 @@ class EngineWatch:
     url: str
     model: str | None
     key: str | None = None
+    certificate: str = ""
     every_s: float = EVERY_S
     _during: list[Snapshot] = field(default_factory=list)
     _failures: list[str] = field(default_factory=list)
@@ -136,7 +138,11 @@ class EngineWatch:
 
     async def __aenter__(self) -> Self:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trusting(self.certificate)),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        )
         self._after: Snapshot | None = None
         try:
             self._before = await self._read()

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import resource
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
@@ -56,10 +58,18 @@ Read = Callable[[aiohttp.ClientResponse], Awaitable[Failure | None]]
 """Reads the body of a 200."""
 
 
-def open_session(key: str | None = None, timeout_s: float = 600) -> aiohttp.ClientSession:
+def trusting(certificate: str) -> ssl.SSLContext | bool:
+    """For aiohttp: a file with a certificate, which then is trusted alone; else the authorities decide."""
+    return ssl.create_default_context(cafile=certificate) if certificate and Path(certificate).is_file() else True
+
+
+def open_session(key: str | None = None, timeout_s: float = 600, certificate: str = "") -> aiohttp.ClientSession:
     """Connections without a bound but the process's open files, kept alive; `timeout_s` is of one whole request."""
+    connector = aiohttp.TCPConnector(
+        limit=_connections(), keepalive_timeout=KEEP_ALIVE_S, ssl=trusting(certificate)
+    )  # fmt: skip
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_connections(), keepalive_timeout=KEEP_ALIVE_S),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         headers=HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -5,69 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
-import time
+import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.access.keeper import edge_keys
-from app.access.keeper_app import KeeperConfig
-from app.access.keys import KeyRecord, KeyStore
 from app.access.limits import Limits
-from app.edge import Edge, EdgeError, EdgeSpec
-from app.ports import free_ports
+from app.edge import EdgeError, EdgeSpec
 from deployments.principal import HEADER, SECRET_HEADER, Principal
 from tests.edge.backend import Backend
 from tests.edge.conftest import MakeSpec
-
-CHAT, ASKED = "/v1/chat/completions", {"model": "m-a", "max_tokens": 8}
-SECRET = "5ec2e7"
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {text}"}
-
-
-@dataclass
-class Kept:
-    """An edge with a keeper beside it, and their keys."""
-
-    edge: Edge
-    client: httpx.AsyncClient
-    store: KeyStore
-    folder: Path
-    config: KeeperConfig
-    keeper: asyncio.subprocess.Process
-
-    async def create(self, **options: object) -> tuple[KeyRecord, str]:
-        record, text = self.store.create("somebody", **options)  # type: ignore[arg-type]
-        await self.take()
-        return record, text
-
-    async def take(self) -> None:
-        """Have the edge and the keeper know what the file says, as the service does every second."""
-        await self.edge.set_keys(edge_keys(self.store.load(), time.time()))
-        await asyncio.sleep(1.2)
-
-    async def ask(self, text: str, **more: object) -> httpx.Response:
-        return await self.client.post(CHAT, json={**ASKED, **more}, headers=bearer(text))
-
-
-async def started(config: KeeperConfig) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.access.keeper_app", stdin=asyncio.subprocess.PIPE
-    )
-    assert process.stdin
-    process.stdin.write(config.to_json().encode() + b"\n")
-    process.stdin.close()
-    while not (Path(config.folder) / "keeper.sock").exists():
-        assert process.returncode is None
-        await asyncio.sleep(0.02)
-    return process
+from tests.edge.keyed import ASKED, CHAT, SECRET, Kept, bearer, edge_with_keys, started
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -77,22 +30,8 @@ def spec(make_spec: MakeSpec) -> EdgeSpec:
 
 @pytest.fixture
 async def kept(spec: EdgeSpec, serve: Backend, tmp_path: Path) -> AsyncIterator[Kept]:
-    spec.workdir.mkdir(mode=0o700)
-    keys, port = tmp_path / "keys.json", free_ports(1)[0]
-    models = {"m-a": 2048, "m-a.lora": 2048, "m-b": 2048}
-    config = KeeperConfig(
-        str(spec.workdir), "127.0.0.1", port, SECRET, str(keys), str(tmp_path / "usage.db"), models
-    )  # fmt: skip
-    edge, keeper = Edge(spec), await started(config)
-    await edge.start()
-    url = f"http://{spec.host}:{spec.port}"
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
-        kept = Kept(edge, client, KeyStore(keys), spec.workdir, config, keeper)
+    async with edge_with_keys(spec, tmp_path) as kept:
         yield kept
-    await edge.stop(drain_s=1)
-    if kept.keeper.returncode is None:
-        kept.keeper.terminate()
-    await kept.keeper.wait()
 
 
 async def test_without_a_key_only_health_and_the_page_answer(kept: Kept, serve: Backend) -> None:
@@ -254,6 +193,12 @@ async def test_no_interleaving_gets_past_a_quota(kept: Kept, serve: Backend) -> 
     assert statuses.count(429) == 80
 
 
+def written(ledger: Path) -> list[tuple[str, int, int]]:
+    """Model, requests and prompt tokens, as the file has them."""
+    with closing(sqlite3.connect(ledger)) as connection:
+        return list(connection.execute("SELECT model, sum(requests), sum(prompt_tokens) FROM usage GROUP BY model"))
+
+
 async def test_usage_is_told_and_survives_a_killed_keeper(kept: Kept, serve: Backend) -> None:
     record, text = await kept.create()
     assert (await kept.ask(text)).status_code == 200
@@ -265,13 +210,12 @@ async def test_usage_is_told_and_survives_a_killed_keeper(kept: Kept, serve: Bac
         told = {"batch": "b", "events": events}
         for _ in range(2):
             assert (await inside.post("/used", json=told, headers={SECRET_HEADER: SECRET})).status_code == 204
-    await asyncio.sleep(1.5)
+    await asyncio.to_thread(until, lambda: written(kept.folder / "usage.db") == [("m-a", 1, 5)], 30, "the ledger")
     before = (await kept.client.get("/v1/usage", headers=bearer(text))).json()["data"]
     assert [(row["model"], row["requests"], row["prompt_tokens"]) for row in before] == [("m-a", 1, 5)]
     kept.keeper.kill()
     await kept.keeper.wait()
     asking = asyncio.create_task(kept.ask(text))
-    (kept.folder / "keeper.sock").unlink()
     kept.keeper = await started(kept.config)
     assert (await asking).status_code == 200
     after = (await kept.client.get("/v1/usage", headers=bearer(text))).json()["data"]

@@ -9,11 +9,12 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from app.ports import free_ports
+from tests.collector import Collector, collecting
 from tests.serve.herd import write_herd
 from tests.serve.service import RunningService, running_corral
 from tests.waiting import PATIENCE_S
 
-LAST = ("test_recovery", "test_tribunal_loss", "test_interrupt", "test_serve_deploy")
+LAST = ("test_recovery", "test_tribunal_loss", "test_interrupt", "test_serve_deploy", "test_faults")
 """Modules that disturb the shared service or load the machine, in this order, after all others."""
 
 
@@ -26,9 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def collector() -> Iterator[Collector]:
+    """Gets the traces of the shared service."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[RunningService]:
     folder, port = tmp_path_factory.mktemp("herd"), free_ports(1)[0]
-    with running_corral("shared", write_herd(folder, port), port, folder / "state") as service:
+    with running_corral("shared", write_herd(folder, port, collector.url), port, folder / "state") as service:
         yield service
 
 

@@ -25,12 +25,13 @@ BUFSIZE = 64 << 10
 CONTEXT_TOKENS = 2048
 
 
-def write_herd(folder: Path, port: int) -> Path:
-    """Write the profile and its checkpoints into `folder`; returns the profile's path."""
+def write_herd(folder: Path, port: int, collector: str) -> Path:
+    """Write the profile and its checkpoints into `folder`; returns the profile's path. collector: of all traces."""
     write_broken(folder / "broken")
     write_adapter(folder / "adapter")
     path = folder / "herd.yaml"
-    path.write_text(yaml.safe_dump(herd(folder, port), sort_keys=False))
+    profile = {**herd(folder, port), "traces": {"endpoint": collector, "sample": 1.0}}
+    path.write_text(yaml.safe_dump(profile, sort_keys=False))
     return path
 
 

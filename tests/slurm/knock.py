@@ -1,4 +1,4 @@
-"""Tries what others listen on, as whoever runs it: HTTP and gRPC on TCP ports, connections to Unix sockets, files.
+"""Tries what others have, as whoever runs it: HTTP and gRPC on TCP ports, Unix sockets, files, /proc of processes.
 
 Standard input: {"tcp": [[host, port], ...], "headers": {...}, "unix": [path, ...], "folders": [...], "owner": uid,
 "since": unix time}. Answers in JSON.
@@ -12,6 +12,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -102,6 +104,15 @@ def open_to_us(folder: str, owner: int, since: float) -> Iterator[str]:
                 yield path
 
 
+def seen_in_proc() -> Iterator[tuple[str, str]]:
+    """Command lines and environments of all processes that let us read them."""
+    for process in Path("/proc").glob("[0-9]*"):
+        for path in (process / "cmdline", process / "environ"):
+            with suppress(OSError):  # it is not ours, or has just ended
+                if text := path.read_bytes():
+                    yield str(path), text.decode("latin-1")
+
+
 def main() -> None:
     wanted: dict[str, Any] = json.load(sys.stdin)
     asked = questions([(host, port) for host, port in wanted["tcp"]])
@@ -116,6 +127,7 @@ def main() -> None:
         "files": [
             path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"], wanted["since"])
         ],
+        "processes": dict(seen_in_proc()),
     }
     json.dump(told, sys.stdout)
 

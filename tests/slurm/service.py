@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from app.access.keys import FIRST_KEY
+from app.access.key_store import FIRST_KEY
 from app.allocation.records import Address, JobStatus, ServiceFolder, ServiceJob
 from slurm.timeline import Start, parse_timeline, starts
 from tests.slurm.cluster import SlurmCluster
@@ -54,11 +54,20 @@ class SlurmService:
     def corral(
         self, *arguments: str, check: bool = True, timeout_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
+        return self._corral("slurm", *arguments, check=check, timeout_s=timeout_s)
+
+    def _corral(self, *arguments: str, check: bool, timeout_s: float) -> subprocess.CompletedProcess[str]:
         path = f"{Path(CORRAL).parent}:{self.user.environment['PATH']}"
         variables = {"PATH": path, "CORRAL_NAME": self.name, "COLUMNS": "200"}
         return self.slurm.login.enter(
-            CORRAL, "slurm", *arguments, user=self.user, env=variables, check=check, timeout_s=timeout_s
+            CORRAL, *arguments, user=self.user, env=variables, check=check, timeout_s=timeout_s
         )
+
+    def apply(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Give the running service another profile; returns how that ended."""
+        options = ("--profile", str(self.write_profile(content)), "--json")
+        told: dict[str, Any] = json.loads(self._corral("apply", *options, check=True, timeout_s=READY_S).stdout)
+        return told
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.corral(*arguments, "--json").stdout)

@@ -147,7 +147,7 @@ class Calls:
 class Visit:
     """What a stranger on one node was told by all ports that can be reached from there, and what lay open.
 
-    tried: the sockets; sockets: those that let the stranger in.
+    tried: the sockets; sockets: those that let the stranger in. processes: path in /proc -> what it holds.
     """
 
     replies: list[Reply]
@@ -155,13 +155,17 @@ class Visit:
     tried: list[str]
     sockets: list[str]
     files: list[str]
+    processes: dict[str, str]
 
-    def leaks(self, edge: tuple[str, int]) -> list[str]:
+    def leaks(self, edge: tuple[str, int], secrets: Sequence[str]) -> list[str]:
         """A line for everything that a stranger should not have got."""
+        told = [
+            f"a secret is in {path}" for path, text in self.processes.items() if any(each in text for each in secrets)
+        ]
         calls = [f"{each.port}: {each.codes}" for each in self.calls if not each.refused]
         open_to_all = [f"it may be opened: {path}" for path in (*self.sockets, *self.files)]
         answers = by_port(reply for reply in self.replies if not harmless(reply, edge)).splitlines()
-        return [*answers, *calls, *open_to_all]
+        return [*answers, *calls, *open_to_all, *told]
 
 
 def visit(
@@ -182,7 +186,7 @@ def visit(
     told: dict[str, Any] = json.loads(said)
     replies = [Reply(targets[host, port], path, upgrade, text) for host, port, path, upgrade, text in told["tcp"]]
     calls = [Calls(targets[host, port], codes) for host, port, codes in told["grpc"]]
-    return Visit(replies, calls, sockets, told["unix"], told["files"])
+    return Visit(replies, calls, sockets, told["unix"], told["files"], told["processes"])
 
 
 def _hosts(node: Machine, port: Port) -> list[str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from app.allocation.records import Address
+from app.monitoring.scrape import Scrape
 from deployments.pocket import CHECKPOINTS
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.load import Balancer, Load
 from tests.slurm.service import SlurmService, nodes, profile, small_model
 from tests.slurm.traces import listening, traces
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 MODEL = "pocket-1b"
@@ -38,6 +41,7 @@ def test_walltime_under_load_hands_over(slurm: SlurmCluster, service: SlurmServi
         keeping = Load(MODEL, balancer, service.key)
         with keeping.going(), following.going():
             until(lambda: service.address.job_id != old.job_id, what="the successor's address")
+            until(lambda: scraped(service) == [service.address.url], what="Prometheus's targets with it")
             until(lambda: len([each for each in following.outcomes if each.url != old.url]) > 20)
             until(lambda: not balancer.ready, what="the old address turned away")
             until(lambda: slurm.job(old.job_id)["JobState"] == "COMPLETED", what="the old job's end")
@@ -47,6 +51,12 @@ def test_walltime_under_load_hands_over(slurm: SlurmCluster, service: SlurmServi
     assert following.failed == []
     assert keeping.failed == []
     assert len(keeping.outcomes) > 20
+
+
+def scraped(service: SlurmService) -> list[str]:
+    """Where Prometheus is told to look."""
+    groups = json.loads((service.folder.path / "targets.json").read_text())
+    return [f"{group['labels']['__scheme__']}://{target}" for group in groups for target in group["targets"]]
 
 
 def test_preempted_and_requeued(slurm: SlurmCluster, service: SlurmService) -> None:
@@ -95,7 +105,12 @@ def test_down_ends_it_gently(slurm: SlurmCluster, service: SlurmService) -> None
     assert costs.copy is not None
     assert f"/tmp/corral-weights-{service.job.path.name}/staged-" in service.corral("logs", MODEL).stdout
     job_id = service.address.job_id
+    look = httpx.get(f"{service.address.url}/metrics", headers=service.key, timeout=PATIENCE_S, trust_env=False)
+    told = Scrape.of(look.text, 0)
+    assert told.total("corral_job_nodes", state="joined") == 1
+    assert told.total("corral_job_ends_timestamp_seconds") == service.status.deadline
     service.corral("down")
     assert slurm.job(job_id)["JobState"] == "COMPLETED"
     assert Address.read(service.folder.address) is None
+    assert scraped(service) == []
     assert traces(slurm, slurm.alice) == []

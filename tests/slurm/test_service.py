@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from app.allocation.records import Address
 from deployments.principal import Principal
+from deployments.secret import secret_of
 from tests.serve.service import title
 from tests.slurm import strangers
 from tests.slurm.cluster import SlurmCluster
@@ -30,12 +33,17 @@ def before(slurm: SlurmCluster) -> set[str]:
     return set(traces(slurm, slurm.alice))
 
 
+def three_nodes(slurm: SlurmCluster) -> dict[str, Any]:
+    """The profile."""
+    return profile(slurm, {"pocket-1b": small_model(**TWO_REPLICAS)}, groups=nodes(3), node_timeout_s=3)
+
+
 @pytest.fixture(scope="module")
 def herd(slurm: SlurmCluster, before: set[str]) -> Iterator[SlurmService]:
     """Alice's service: three nodes, one model with two replicas, each on a node of its own."""
     service = SlurmService(slurm, slurm.alice, "herd")
     slurm.tidy()
-    seen = service.up(profile(slurm, {"pocket-1b": small_model(**TWO_REPLICAS)}, groups=nodes(3), node_timeout_s=3))
+    seen = service.up(three_nodes(slurm))
     (service.user.home / "seen").write_text(seen)
     until(lambda: service.status.degraded is None, what="both replicas")
     yield service
@@ -81,6 +89,16 @@ def test_another_user_needs_a_key_and_cannot_read_it(herd: SlurmService) -> None
     assert "pocket-1b" in answered
 
 
+def test_another_profile_is_applied_and_is_what_the_next_job_starts_with(herd: SlurmService) -> None:
+    done = herd.apply({**three_nodes(herd.slurm), "bulk": {"max_items": 1}})
+    assert (done["phase"], done["plan"]["settings"]) == ("done", ["bulk.max_items"])
+    assert json.loads(herd.folder.settings.read_text())["bulk"]["max_items"] == 1
+    items = [{"model": "pocket-1b", "prompt": "Hi."}] * 2
+    refused = httpx.post(f"{herd.address.url}/bulk", json={"items": items}, headers=herd.key, trust_env=False)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "items")
+    assert herd.json("status")["change"]["phase"] == "done"
+
+
 def test_each_node_has_joined_with_its_cpus(herd: SlurmService) -> None:
     assert {name: node["state"] for name, node in herd.status.nodes.items()} == dict.fromkeys(
         ("n1", "n2", "n3"), "joined"
@@ -121,7 +139,8 @@ def test_rays_dashboard_listens_on_loopback_alone(herd: SlurmService) -> None:
 def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> None:
     """From every port and socket of the service, and from its files: refusals, health, and the page's own files.
 
-    Not even by claiming to be a key whose id is known, or somebody with every scope.
+    Nor from /proc, where all may read command lines. Not even by claiming to be a key whose id is known, or somebody
+    with every scope.
     """
     slurm, address = herd.slurm, herd.address
     found = strangers.ports(slurm, herd.user)
@@ -136,9 +155,28 @@ def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> 
     for node, visit in zip(slurm.nodes, visits, strict=True):
         assert visit.calls, node.name
         assert any(f"/tmp/corral-{address.job_id}" in path for path in visit.tried), (node.name, visit.tried)
+        assert any("app.allocation" in text for text in visit.processes.values()), node.name
     leaks = [f"from {node.name}: {leak}" for node, visit in zip(slurm.nodes, visits, strict=True)
-             for leak in visit.leaks((address.host, address.port))]  # fmt: skip
+             for leak in visit.leaks((address.host, address.port), secrets(herd))]  # fmt: skip
     assert not leaks, "\n".join(["leaks:", *leaks, "all that was said:", strangers.by_port(replies)])
+
+
+def secrets(herd: SlurmService) -> list[str]:
+    """Of a key its secret part: the id is in logs."""
+    return [herd.key_file.read_text().strip().rpartition("-")[2], herd.job.token.read_text().strip(),
+            secret_of(herd.job.token)]  # fmt: skip
+
+
+def test_slurm_gives_a_stranger_no_job_script(herd: SlurmService) -> None:
+    """Nor do job script and command hold a secret, for whoever may read them."""
+    slurm, job = herd.slurm, str(herd.address.job_id)
+    asked = ("scontrol", "write", "batch_script", job, "-")
+    assert "#SBATCH" not in slurm.login.enter(*asked, user=slurm.bob, check=False).stdout
+    script = slurm.login.enter(*asked, user=herd.user).stdout
+    assert "#SBATCH" in script
+    told = script + slurm.login.enter("scontrol", "-dd", "show", "job", job, user=slurm.bob).stdout
+    assert job in told
+    assert not any(secret in told for secret in secrets(herd))
 
 
 @pytest.mark.parametrize("who", ["bob", "alice"])

@@ -3,11 +3,15 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from app.cli import _guarded, app
 from tests.unit.fake_hub import FakeHub, Server
+from tests.unit.load_bench import on_a_thread
+from tests.unit.load_client_fakes import Endpoint
 
 
 @pytest.fixture
@@ -38,3 +42,26 @@ def corral(capsys: pytest.CaptureFixture[str]) -> Corral:
         return code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def bench_folder(bench_drawing: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, for tests that have no need of plots: they would take most of the time."""
+    monkeypatch.setattr("loadtests.report.write.drawn", lambda contents: None)
+    return bench_drawing
+
+
+@pytest.fixture
+def bench_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, no key in the environment, and no pause before a dead endpoint is asked again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CORRAL_API_KEY", raising=False)
+    monkeypatch.setattr("loadtests.sweep.run.ASK_AGAIN_S", 0.01)
+    return tmp_path
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Endpoint], str]]:
+    """Starts an endpoint on a thread of its own; its address."""
+    with ExitStack() as servers:
+        yield lambda endpoint: servers.enter_context(on_a_thread(endpoint))

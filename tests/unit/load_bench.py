@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from tests.unit.load_client_fakes import ROLE, Body, Endpoint, delta, event, usage, words
+
+QUICK = "--concurrency 1,2 --repeats 1 --lengths 41:4 --warmup 0 --requests-per-user 1 --out found"
+WRITTEN = {"run.json", "measurements.jsonl", "report.html", "report.md", "report.json", "figures.csv"}
 
 
 @dataclass
@@ -85,3 +91,12 @@ def hasty(body: Body) -> bytes:
     tokens = int(body["max_tokens"]) // 2
     texts = b"".join(delta(content=" word") for _ in range(tokens))
     return ROLE + texts + usage(words(body), tokens) + b"data: [DONE]\n\n"
+
+
+def measured(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.access.cli import duration_s, expires_at, keys
-from app.access.keys import KEY, KeysError, KeyStore
+from app.access.key_records import KEY, KeysError
+from app.access.key_store import KeyStore
 from app.access.limits import Limits
+from tests.unit.access_fakes import DAY_S, taken
 
 NOW = datetime(2026, 9, 21, 12, 0, tzinfo=UTC).timestamp()
-DAY_S = 86_400
 Typed = Callable[[str], str]
 """What follows `corral keys` -> standard output."""
 
@@ -54,7 +55,7 @@ def told(typed: Typed, line: str) -> Any:
 def test_a_new_key_is_shown_once_alone_on_the_last_line(typed: Typed, store: KeyStore) -> None:
     *above, how, text = typed("create 'alice, laptop' --group lab").splitlines()
     (record,) = store.load().keys
-    assert store.load().find(text, record.created) == record
+    assert taken(store.load(), text, record.created) == record
     assert record.name == "alice, laptop"
     assert above == [
         f"{record.id} (alice, laptop) of the group lab: models, tribunal, rag; limits none",
@@ -81,7 +82,7 @@ def test_what_is_typed_is_kept(typed: Typed, store: KeyStore) -> None:
     assert (record.scopes, record.weight) == (("models:small", "rag:handbook"), 2.5)
     assert record.expires is not None
     assert abs(record.expires - record.created - 43_200) < 60
-    assert store.load().find(made["key"], record.created) == record
+    assert taken(store.load(), made["key"], record.created) == record
     assert made == {
         "id": record.id, "name": "alice", "group": "", "scopes": ["models:small", "rag:handbook"],
         "limits": record.limits.model_dump(), "weight": 2.5, "created": record.created, "expires": record.expires,
@@ -143,9 +144,9 @@ def test_a_rotation_shows_the_new_text_and_when_the_old_one_ends(typed: Typed, s
     assert note == f"The old text is taken until {until:%Y-%m-%d %H:%M} UTC."
     assert "shown only now" in how
     just_before = record.previous.until - 1
-    assert store.load().find(old, just_before) == store.load().find(new, just_before) == record
+    assert taken(store.load(), old, just_before) == taken(store.load(), new, just_before) == record
     assert "The old text ends within 5 seconds." in typed("rotate alice").splitlines()
-    assert store.load().find(old, just_before) is None
+    assert taken(store.load(), old, just_before) is None
     assert told(typed, "rotate alice --grace 1h")["previous_until"] > record.created
 
 
@@ -181,7 +182,7 @@ def test_a_key_is_changed(typed: Typed, store: KeyStore) -> None:
     record, text = store.create("alice", limits=Limits(requests_per_minute=5, bulk_items=7), expires=NOW + 5)
     shown = typed("update alice --expires never --bulk-items 0 --scopes rag:handbook,models --weight 2")
     assert shown == f"{record.id} (alice): rag:handbook, models; limits 5 requests/min, weight 2\n"
-    changed = store.load().find(text, NOW)
+    changed = taken(store.load(), text, NOW)
     assert changed is not None
     assert (changed.expires, changed.limits) == (None, Limits(requests_per_minute=5))
     assert told(typed, "update alice --expires 2096-01-31")["expires"] == datetime(2096, 2, 1, tzinfo=UTC).timestamp()
@@ -241,7 +242,7 @@ def test_a_profile_says_where_the_keys_lie(typed: Typed, tmp_path: Path) -> None
 
 def test_help_says_what_every_scope_allows(typed: Typed) -> None:
     shown = typed("--help")
-    for said in ("admin: everything, keys and everybody's usage included", "metrics: read /metrics"):
+    for said in ("admin: everything, everybody's usage included", "metrics: read /metrics"):
         assert said in shown
 
 

@@ -23,8 +23,8 @@ from starlette.types import ASGIApp
 from app.access.estimate import Estimate
 from app.access.items import NOBODY, TELL_EVERY, Answered, KeeperItemQuota, NoItemQuota
 from app.access.keeper import Keeper
-from app.access.keeper_app import create_keeper_app
-from app.access.keys import KeyStore
+from app.access.keeper_routes import create_keeper_app
+from app.access.key_store import KeyStore
 from app.access.ledger import Ledger
 from app.access.limits import Limits
 from app.access.tally import Tally
@@ -34,11 +34,11 @@ from app.web import create_app
 from deployments.errors import BadRequest, OverQuota, Unavailable
 from deployments.principal import CURRENT, HEADER, SECRET_HEADER, Principal
 from deployments.secret import Door
+from tests.unit.access_fakes import SECRET
 from tests.unit.asgi import client_of, problem
 from tests.unit.fakes import FakeHerd, FakeModel
 from tests.waiting import eventually
 
-SECRET = "5ec2e7" * 10
 ALLOWED = 10
 
 
@@ -137,7 +137,7 @@ async def test_a_keeper_that_fails_is_no_fault_of_the_request() -> None:
 
 
 async def test_a_keeper_that_is_away_leaves_answers_alone(caplog: pytest.LogCaptureFixture) -> None:
-    quota = KeeperItemQuota(nowhere(), SECRET)
+    quota = KeeperItemQuota(nowhere(), SECRET, pauses_s=())
     with pytest.raises(Unavailable, match=NOBODY) as caught:
         await quota.reserve(1)
     assert caught.value.state == "starting"
@@ -236,7 +236,7 @@ async def test_a_call_that_could_never_be_asks_no_model(desk: Desk) -> None:
 
 
 async def test_without_a_keeper_nothing_is_asked() -> None:
-    model, quota = FakeModel("llama"), KeeperItemQuota(nowhere(), SECRET)
+    model, quota = FakeModel("llama"), KeeperItemQuota(nowhere(), SECRET, pauses_s=())
     async with caller(model, quota, Principal("aaaaaaaa")) as client:
         refused = await client.post("/bulk", json=calling(1))
     assert (refused.status_code, problem(refused)["message"], model.requests) == (503, NOBODY, [])

@@ -1,14 +1,8 @@
-"""`corral bench` as typed: what it asks whom, what it prints and writes, how it ends, and its exit codes."""
+"""`corral bench` as typed: what it asks whom, what it prints and writes, and its exit codes."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +10,11 @@ import pytest
 from aiohttp import web
 
 from tests.unit.conftest import Corral
-from tests.unit.load_bench import Mortal, Watched, failing, on_a_thread, without_counts
-from tests.unit.load_client_fakes import Body, Endpoint, answer, event, words
-
-QUICK = "--concurrency 1,2 --repeats 1 --lengths 41:4 --warmup 0 --requests-per-user 1 --out found"
-WRITTEN = {"run.json", "measurements.jsonl", "report.html", "report.md", "report.json", "figures.csv"}
+from tests.unit.load_bench import QUICK, WRITTEN, Watched, measured, told
+from tests.unit.load_client_fakes import Endpoint
 
 
-@pytest.fixture
-def place(drawing: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, for tests that have no need of plots: they would take most of the time."""
-    monkeypatch.setattr("loadtests.report.write.drawn", lambda contents: None)
-    return drawing
-
-
-@pytest.fixture
-def drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, no key in the environment, and no pause before a dead endpoint is asked again."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CORRAL_API_KEY", raising=False)
-    monkeypatch.setattr("loadtests.sweep.run.ASK_AGAIN_S", 0.01)
-    return tmp_path
-
-
-@pytest.fixture
-def serving() -> Iterator[Any]:
-    with ExitStack() as servers:
-        yield lambda endpoint: servers.enter_context(on_a_thread(endpoint))
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
-
-
-def told(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
-
-
-def test_a_whole_sweep(drawing: Path, serving: Any, corral: Corral) -> None:
+def test_a_whole_sweep(bench_drawing: Path, serving: Any, corral: Corral) -> None:
     url = serving(Endpoint(corral=True, version=None))
     code, out, error = corral(f"bench --url {url} {QUICK} --limits ttft=60000,itl=60000")
     assert code == 0, error
@@ -62,12 +22,12 @@ def test_a_whole_sweep(drawing: Path, serving: Any, corral: Corral) -> None:
     assert "small, chat, streamed, 41 in, 4 out: holds at least 2 concurrent users under" in out
     assert out.splitlines()[-1].startswith("The whole report: found/report.html, found/report.md")
     assert "[2/2] corral, small, chat, 41:4 tokens, users, 2 users" in error
-    assert {path.name for path in (drawing / "found").iterdir()} == WRITTEN
-    assert "<svg" in (drawing / "found" / "report.html").read_text()
-    assert told(drawing / "found")["run"]["plan"]["sides"][0]["name"] == "corral"
+    assert {path.name for path in (bench_drawing / "found").iterdir()} == WRITTEN
+    assert "<svg" in (bench_drawing / "found" / "report.html").read_text()
+    assert told(bench_drawing / "found")["run"]["plan"]["sides"][0]["name"] == "corral"
 
 
-def test_json_is_the_report(place: Path, serving: Any, corral: Corral) -> None:
+def test_json_is_the_report(bench_folder: Path, serving: Any, corral: Corral) -> None:
     code, out, error = corral(f"bench --url {serving(Endpoint())}/v1 {QUICK} --rate 200 --max-seconds 0.2 --json")
     assert (code, error) == (0, "")
     found = json.loads(out)
@@ -76,14 +36,14 @@ def test_json_is_the_report(place: Path, serving: Any, corral: Corral) -> None:
     assert found["run"]["plan"]["sides"][0]["name"] == "endpoint"
 
 
-def test_without_names_it_asks_all_that_chat(place: Path, serving: Any, corral: Corral) -> None:
+def test_without_names_it_asks_all_that_chat(bench_folder: Path, serving: Any, corral: Corral) -> None:
     cards = [
         {"id": "small"}, {"id": "large"}, {"id": "vectors", "task": "embed"}, {"id": "gone", "state": "failed"},
         {"id": "tribunal"}, {"id": "rag/handbook"},
     ]  # fmt: skip
     url = serving(Listing([card if isinstance(card, dict) else {"id": card} for card in cards]))
     assert corral(f"bench --url {url} {QUICK}")[0] == 0
-    assert {each["point"]["model"] for each in measured(place / "found")} == {"small", "large"}
+    assert {each["point"]["model"] for each in measured(bench_folder / "found")} == {"small", "large"}
 
 
 class Listing(Endpoint):
@@ -94,13 +54,12 @@ class Listing(Endpoint):
         self.cards = cards
 
     def _get(self, path: str) -> Any:
-        from aiohttp import web
 
         return web.json_response({"data": self.cards}) if path == "/v1/models" else super()._get(path)
 
 
 def test_two_endpoints_in_turn_each_with_its_own_key(
-    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
+    bench_folder: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, other = Watched(corral=True, version=None, key="ours"), Watched(key="theirs", models=("small", "beside"))
     monkeypatch.setenv("CORRAL_API_KEY", "ours")
@@ -113,30 +72,30 @@ def test_two_endpoints_in_turn_each_with_its_own_key(
     assert code == 0, error
     assert ours.keys == {"Bearer ours"}
     assert other.keys == {None, "Bearer theirs"}
-    turns = [(each["point"]["concurrency"], each["repeat"], each["side"]) for each in measured(place / "found")]
+    turns = [(each["point"]["concurrency"], each["repeat"], each["side"]) for each in measured(bench_folder / "found")]
     assert turns == [(users, repeat, side) for users in (1, 2) for repeat in (0, 1) for side in ("corral", "vllm")]
     assert "corral over vllm" in out
     assert [body["messages"] for body in ours.measured] == [body["messages"] for body in other.measured]
-    for path in (place / "found").iterdir():
+    for path in (bench_folder / "found").iterdir():
         assert "theirs" not in path.read_text()
 
 
-def test_models_that_only_one_has_are_not_compared(place: Path, serving: Any, corral: Corral) -> None:
+def test_models_that_only_one_has_are_not_compared(bench_folder: Path, serving: Any, corral: Corral) -> None:
     ours, other = serving(Endpoint(models=("small", "large"))), serving(Endpoint(models=("small",)))
     assert corral(f"bench --url {ours} --against {other} {QUICK}")[0] == 0
-    assert {each["point"]["model"] for each in measured(place / "found")} == {"small"}
+    assert {each["point"]["model"] for each in measured(bench_folder / "found")} == {"small"}
     code, _, error = corral(f"bench --url {ours} --against {other} {QUICK} --models large --out more")
     assert (code, error.count("\n")) == (2, 1)
     assert "has no model 'large'; it has small" in error
 
 
-def test_a_wrong_model_is_told_the_right_ones(place: Path, serving: Any, corral: Corral) -> None:
+def test_a_wrong_model_is_told_the_right_ones(bench_folder: Path, serving: Any, corral: Corral) -> None:
     endpoint = Endpoint(models=("small", "large"))
     code, out, error = corral(f"bench --url {serving(endpoint)} --models small,huge")
     assert (code, out) == (2, "")
     assert "has no model 'huge'; it has small, large" in error
     assert not endpoint.asked
-    assert not list(place.iterdir())
+    assert not list(bench_folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +107,9 @@ def test_a_wrong_model_is_told_the_right_ones(place: Path, serving: Any, corral:
         ("--models small,vectors", "'vectors' does not chat (its task is embed): leave it out"),
     ],
 )
-def test_no_model_that_was_named_is_dropped(place: Path, serving: Any, corral: Corral, options: str, said: str) -> None:
+def test_no_model_that_was_named_is_dropped(
+    bench_folder: Path, serving: Any, corral: Corral, options: str, said: str
+) -> None:
     endpoint = Listing(
         [{"id": "small"}, {"id": "tribunal"}, {"id": "rag/handbook"}, {"id": "vectors", "task": "embed"}]
     )
@@ -158,7 +119,7 @@ def test_no_model_that_was_named_is_dropped(place: Path, serving: Any, corral: C
     assert not endpoint.measured
 
 
-def test_gpus_are_of_one_model(place: Path, serving: Any, corral: Corral) -> None:
+def test_gpus_are_of_one_model(bench_folder: Path, serving: Any, corral: Corral) -> None:
     url, other = serving(Endpoint(models=("small", "large"))), serving(Endpoint(models=("small", "large")))
     code, _, error = corral(f"bench --url {url} {QUICK} --gpus 5")
     assert (code, error.count("\n")) == (2, 1)
@@ -167,175 +128,22 @@ def test_gpus_are_of_one_model(place: Path, serving: Any, corral: Corral) -> Non
     code, _, error = corral(f"bench --url {url} {QUICK} --against {other} --against-gpus 5")
     assert (code, "--against-gpus" in error) == (2, True)
     assert corral(f"bench --url {url} {QUICK} --gpus 4 --models small")[0] == 0
-    figures = measured(place / "found")[0]["figures"]
+    figures = measured(bench_folder / "found")[0]["figures"]
     assert figures["output_tokens_per_s_per_gpu"] == pytest.approx(figures["output_tokens_per_s"] / 4)
 
 
-def test_nobody_there(place: Path, serving: Any, corral: Corral) -> None:
-    dead = "http://127.0.0.1:9"
-    code, out, error = corral(f"bench --url {dead} {QUICK}")
-    assert (code, out) == (7, "")
-    assert "http://127.0.0.1:9 does not answer" in error
-    assert corral(f"bench --url {serving(Endpoint())} --against {dead} {QUICK}")[0] == 7
-    assert corral("bench --name nobody")[0] == 4
-    assert not list(place.iterdir())
-
-
-def test_an_endpoint_that_goes_away_in_the_middle(place: Path, serving: Any, corral: Corral) -> None:
-    url = serving(Mortal(last=20))
-    code, out, error = corral(f"bench --url {url} {QUICK} --concurrency 1,2,4")
-    assert code == 7
-    assert f"corral: 'endpoint' at {url} does not answer: 12 of 16 requests failed (12 connection) at 2 users" in error
-    # what half of it failed in is no measurement
-    assert [each["figures"]["failed"] for each in measured(place / "found")] == [0]
-    assert {path.name for path in (place / "found").iterdir()} == WRITTEN
-    assert [line.split()[0] for line in out.splitlines() if " user" in line and "/16" in line] == ["1"]
-
-
-@dataclass
-class Silent(Watched):
-    """Answers so many streamed requests, and all others; then those get no word any more."""
-
-    last: int = 0
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        chat = request.path.endswith("/completions") and (await request.json()).get("stream")
-        while chat and len(self.measured) >= self.last and request.transport is not None:
-            await asyncio.sleep(0.01)
-        return await super().handle(request)
-
-
-@pytest.mark.parametrize("warmup", [0, 1])
-def test_an_endpoint_that_is_silent(
-    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch, warmup: int
-) -> None:
-    monkeypatch.setattr("loadtests.client.pace.LEAST_GRACE_S", 0.05)
-    line = f"{QUICK} --warmup {warmup} --max-seconds 0.2 --aims failed_share<=0"
-    code, _, error = corral(f"bench --url {serving(Silent())} {line}")
-    assert code == 7
-    assert "does not answer: all 1 requests failed (1 timeout) at 1 user" in error
-    assert not measured(place / "found")
-    assert corral("bench --resume found")[0] == 7
-
-
-def test_an_endpoint_that_stops_answering_misses_its_aim(
-    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Requests that were cut off are failed ones."""
-    monkeypatch.setattr("loadtests.client.pace.LEAST_GRACE_S", 0.05)
-    url = serving(Silent(last=12))
-    line = f"bench --url {url} {QUICK} --concurrency 4 --max-seconds 0.5"
-    code, out, _ = corral(f"{line} --aims failed_share<=0")
-    assert code == 1
-    (found,) = (each["figures"] for each in measured(place / "found"))
-    assert (found["requests"], found["failed"], found["faults"]) == (16, 4, {"timeout": 4})
-    assert found["good_share"] == 0.75
-    assert found["seconds"] > 0.5
-    assert "4/16" in out
-    assert "4 requests were still under way" in out
-
-
-def test_no_request_is_answered(place: Path, serving: Any, corral: Corral) -> None:
-    code, out, error = corral(f"bench --url {serving(Endpoint(stream=failing))} {QUICK}")
-    assert code == 7
-    assert "no request was answered (server)" in error
-    assert "16/16" in out
-    assert "the engine is out of breath" in out
-
-
-def test_token_counts_that_never_come(place: Path, serving: Any, corral: Corral) -> None:
-    code, out, _ = corral(f"bench --url {serving(Endpoint(stream=without_counts))} {QUICK}")
-    assert code == 0
-    row = next(line.split() for line in out.splitlines() if line.startswith("1 user "))
-    assert row[3] == "\N{EN DASH}"
-    assert float(row[4]) > 0
-    assert "not every answer told how many tokens it has" in out
-
-
-def test_interrupted_it_keeps_what_it_has_and_goes_on(place: Path, serving: Any, corral: Corral) -> None:
-    def stream(body: Body) -> bytes:
-        if len(endpoint.measured) == 20:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return answer(int(body["max_tokens"]), words(body))
-
-    endpoint = Endpoint(stream=stream)
-    url = serving(endpoint)
-    code, _, error = corral(f"bench --url {url} {QUICK} --aims failed_share<=0")
-    assert code == 130
-    assert "found keeps what was measured; `corral bench --resume found` goes on" in error
-    assert len(measured(place / "found")) == 1
-    assert told(place / "found")["run"]["ended_because"] == "interrupted"
-    assert corral("bench --resume found --seed 2")[0] == 2
-    code, out, error = corral("bench --resume found")
-    assert code == 0, error
-    assert "2 measurements, 1 of them before" in error
-    assert "kept, within the noise: failed requests at most 0 share at 2 users of small" in out
-    asked = len(endpoint.asked)
-    code, _, error = corral("bench --resume found")
-    assert (code, len(endpoint.asked)) == (0, asked)
-    assert "found is whole: everything was measured before" in error
-    assert [each["point"]["concurrency"] for each in measured(place / "found")] == [1, 2]
-
-
-def test_a_resumed_run_finds_its_endpoint_gone_or_changed(place: Path, serving: Any, corral: Corral) -> None:
-    with on_a_thread(Mortal(last=20)) as url:
-        code, _, error = corral(f"bench --url {url} {QUICK} --repeats 2")
-    assert code == 7
-    assert f"corral: 'endpoint' at {url} does not answer: 12 of 16 requests" in error
-    assert "does not answer" in told(place / "found")["run"]["ended_because"]
-    assert corral("bench --resume found")[0] == 7
-    head = json.loads((place / "found" / "run.json").read_text())
-    head["plan"]["sides"][0]["url"] = serving(Endpoint(models=("another",)))
-    (place / "found" / "run.json").write_text(json.dumps(head))
-    code, _, error = corral("bench --resume found")
-    assert code == 2
-    assert "has no model 'small'; it has another" in error
-    head["plan"]["sides"][0]["url"] = serving(Endpoint())
-    (place / "found" / "run.json").write_text(json.dumps(head))
-    assert corral("bench --resume found")[0] == 0
-    assert [(each["repeat"], each["figures"]["failed"]) for each in measured(place / "found")] == [
-        (0, 0), (1, 0), (0, 0), (1, 0),
-    ]  # fmt: skip
-
-
-def test_a_file_is_asked_with_its_own_lengths(place: Path, serving: Any, corral: Corral) -> None:
+def test_a_file_is_asked_with_its_own_lengths(bench_folder: Path, serving: Any, corral: Corral) -> None:
     turns = [{"from": "human", "value": "how long may a job run"}, {"from": "gpt", "value": "two days at most"}]
-    (place / "talks.json").write_text(json.dumps([{"conversations": turns}]))
+    (bench_folder / "talks.json").write_text(json.dumps([{"conversations": turns}]))
     url = serving(Endpoint(context=2048))
     code, out, error = corral(f"bench --url {url} {QUICK} --lengths 4000:4 --workload talks.json")
     assert code == 0, error
     assert "small: lengths of the file, times in ms" in out
     assert "small, chat, streamed, lengths of the file: " in out
-    assert "4,000 in" not in (place / "found" / "report.md").read_text()
+    assert "4,000 in" not in (bench_folder / "found" / "report.md").read_text()
 
 
-def test_a_key_that_an_endpoint_echoes_is_in_no_file(
-    place: Path, serving: Any, corral: Corral, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CORRAL_API_KEY", "sk-0123456789")
-    echo = event({"error": {"message": "sk-0123456789 has no money"}}) + b"data: [DONE]\n\n"
-    code, out, error = corral(f"bench --url {serving(Endpoint(stream=lambda _: echo))} {QUICK}")
-    assert code == 7
-    assert "*** has no money" in out
-    for text in (out, error, *(path.read_text() for path in (place / "found").iterdir())):
-        assert "sk-0" not in text
-
-
-def test_a_resumed_run_tells_that_its_server_is_another(place: Path, serving: Any, corral: Corral) -> None:
-    with on_a_thread(Mortal(last=20, version="0.29")) as url:
-        assert corral(f"bench --url {url} {QUICK} --repeats 2")[0] == 7
-    head = json.loads((place / "found" / "run.json").read_text())
-    assert head["plan"]["sides"][0]["server"] == "vLLM 0.29"
-    head["plan"]["sides"][0]["url"] = serving(Endpoint(version="0.30"))
-    (place / "found" / "run.json").write_text(json.dumps(head))
-    code, _, error = corral("bench --resume found")
-    assert code == 0
-    said = "'endpoint' was vLLM 0.29 when the run began, and is vLLM 0.30 since it was resumed"
-    assert f"note: {said}" in error
-    assert said in told(place / "found")["run"]["notices"]
-
-
-def test_aims_decide_the_exit_code(place: Path, serving: Any, corral: Corral) -> None:
+def test_aims_decide_the_exit_code(bench_folder: Path, serving: Any, corral: Corral) -> None:
     aims = "--aims 'failed_share<=0, ttft_p50<=0.000001@1+2, itl_p50<=1@64:large'"
     code, out, error = corral(f"bench --url {serving(Endpoint())} {QUICK} {aims}")
     assert code == 1
@@ -344,7 +152,7 @@ def test_aims_decide_the_exit_code(place: Path, serving: Any, corral: Corral) ->
     assert out.count("missed, within the noise: TTFT p50 at most 1e-06 ms") == 2
     assert "not measured: ITL p50 at most 1 ms" in out
     assert corral("bench report found --aims failed_share<=0")[0] == 0
-    assert [each["aim"]["figure"] for each in told(place / "found")["aims"]] == ["failed_share"] * 2
+    assert [each["aim"]["figure"] for each in told(bench_folder / "found")["aims"]] == ["failed_share"] * 2
 
 
 @pytest.mark.parametrize(
@@ -370,28 +178,28 @@ def test_aims_decide_the_exit_code(place: Path, serving: Any, corral: Corral) ->
         ("--repeats 0", "--repeats"),
     ],
 )
-def test_what_is_typed_wrong(place: Path, serving: Any, corral: Corral, options: str, said: str) -> None:
+def test_what_is_typed_wrong(bench_folder: Path, serving: Any, corral: Corral, options: str, said: str) -> None:
     endpoint = Endpoint(context=2048)
     code, out, error = corral(f"bench --url {serving(endpoint)} {options}")
     assert (code, out) == (2, "")
     assert said in error
     assert error.count("\n") == 1
     assert not endpoint.measured
-    assert not list(place.iterdir())
+    assert not list(bench_folder.iterdir())
 
 
-def test_points_that_do_not_fit_are_left_out_and_told(place: Path, serving: Any, corral: Corral) -> None:
+def test_points_that_do_not_fit_are_left_out_and_told(bench_folder: Path, serving: Any, corral: Corral) -> None:
     url = serving(Endpoint(context=64))
     code, _, error = corral(f"bench --url {url} {QUICK} --lengths 41:4,60:60")
     assert code == 0
     assert "left out: small takes 64 tokens; 60 of input and 60 of output are 120" in error
-    assert len(measured(place / "found")) == 2
-    assert "are 120" in (place / "found" / "report.md").read_text()
+    assert len(measured(bench_folder / "found")) == 2
+    assert "are 120" in (bench_folder / "found" / "report.md").read_text()
 
 
-def test_folders_that_cannot_be_used(place: Path, serving: Any, corral: Corral) -> None:
+def test_folders_that_cannot_be_used(bench_folder: Path, serving: Any, corral: Corral) -> None:
     url = serving(Endpoint())
-    (place / "file").write_text("mine")
+    (bench_folder / "file").write_text("mine")
     code, _, error = corral(f"bench --url {url} {QUICK} --out file/found")
     assert code == 3
     assert "file/found cannot be written" in error
@@ -405,29 +213,29 @@ def test_folders_that_cannot_be_used(place: Path, serving: Any, corral: Corral) 
         assert "nowhere holds no run" in error
 
 
-def test_comparing_two_runs(place: Path, serving: Any, corral: Corral) -> None:
+def test_comparing_two_runs(bench_folder: Path, serving: Any, corral: Corral) -> None:
     url = serving(Endpoint())
     for folder in ("before", "after"):
         assert corral(f"bench --url {url} {QUICK} --repeats 3 --out {folder}")[0] == 0
     code, out, _ = corral("bench compare before after --out changes.html")
     assert code == 0
     assert "changed beyond the noise." in out
-    assert (place / "changes.html").read_text().startswith("<!DOCTYPE html>")
+    assert (bench_folder / "changes.html").read_text().startswith("<!DOCTYPE html>")
     found = json.loads(corral("bench compare before after --json")[1])
     assert {each["figure"] for each in found["changes"]} >= {"ttft_p50", "requests_per_s"}
     assert corral("bench compare before after --out nowhere/changes.md")[0] == 3
     assert corral("bench --seed 2 compare before after")[0] == 2
 
 
-def test_a_report_is_written_anew_with_its_command_and_aims(place: Path, serving: Any, corral: Corral) -> None:
+def test_a_report_is_written_anew_with_its_command_and_aims(bench_folder: Path, serving: Any, corral: Corral) -> None:
     assert corral(f"bench --url {serving(Endpoint())} {QUICK} --aims failed_share<=0")[0] == 0
-    before = told(place / "found")
-    (place / "found" / "report.html").unlink()
+    before = told(bench_folder / "found")
+    (bench_folder / "found" / "report.html").unlink()
     code, out, _ = corral("bench report found --json")
     assert code == 0
     assert {"folder": "found", **before} == json.loads(out)
-    assert told(place / "found") == before
-    assert (place / "found" / "report.html").exists()
-    (place / "found" / "report.json").write_text("{")
+    assert told(bench_folder / "found") == before
+    assert (bench_folder / "found" / "report.html").exists()
+    (bench_folder / "found" / "report.json").write_text("{")
     assert corral("bench report found")[0] == 0
-    assert told(place / "found")["aims"] == []
+    assert told(bench_folder / "found")["aims"] == []

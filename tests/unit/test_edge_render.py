@@ -40,7 +40,7 @@ def backend(text: str, name: str) -> str:
 
 def test_one_backend_for_each_base_model() -> None:
     assert lines(render(SPEC), "backend ") == [
-        "backend gateway", "backend successor", "backend model-m-a", "backend model-m-b",
+        "backend sources", "backend gateway", "backend successor", "backend model-m-a", "backend model-m-b",
     ]  # fmt: skip
 
 
@@ -91,8 +91,25 @@ def test_limits_bound_each_replica_and_serve_for_all_of_them() -> None:
 
 def test_options_that_streams_need() -> None:
     text = render(SPEC)
-    for option in ("option http-no-delay", "option abortonclose", "http-reuse always", "retry-on conn-failure"):
+    for option in ("option http-no-delay", "option abortonclose", "http-reuse always"):
         assert lines(text, option) == [option]
+
+
+def test_what_was_not_answered_is_asked_again_once_and_only_where_there_are_several_replicas() -> None:
+    text = render(replace(SPEC, limits={"m-b": ModelLimits(replicas=2), "m-a": ModelLimits(replicas=1)}))
+    assert lines(backend(text, "model-m-b"), "retr") == ["retry-on conn-failure empty-response 503", "retries 1"]
+    assert lines(backend(text, "model-m-a"), "retr") == []
+    assert lines(text.partition("\nfrontend ")[0], "retry-on") == ["retry-on conn-failure"]
+
+
+def test_the_gateways_replicas_stand_before_serve() -> None:
+    spec = replace(SPEC, gateway_replicas=2)
+    part = backend(render(spec, EdgeState(gateway=(("10.0.0.7", 40001),))), "gateway")
+    assert lines(part, "server ") == [
+        "server r1 ipv4@10.0.0.7:40001 check", "server r2 127.0.0.1:9 check disabled",
+        f"server serve {SPEC.serve_address} backup no-check",
+    ]  # fmt: skip
+    assert lines(part, "retry-on") == ["retry-on conn-failure empty-response"]
 
 
 def test_one_door_and_a_private_socket() -> None:
@@ -100,6 +117,16 @@ def test_one_door_and_a_private_socket() -> None:
     assert lines(text, "bind ") == ["bind 127.0.0.1:8000"]
     assert lines(text, "stats socket") == ["stats socket unix@admin.sock mode 600 level admin expose-fd listeners"]
     assert "stats enable" not in text
+
+
+def test_lines_go_to_the_log_and_to_the_keepers_pipe_in_one_piece() -> None:
+    assert lines(render(SPEC), "log ") == ["log stdout len 8192 format raw local0 info"]
+    told = lines(render(replace(SPEC, keeper=True), lines=7), "log ")
+    assert told[1:] == ["log fd@7 len 4096 format raw local0 info"]
+
+
+def test_the_keeper_is_waited_for_in_whole_milliseconds() -> None:
+    assert lines(render(replace(SPEC, keeper_wait_s=2.5)), "lua-load") == ["lua-load edge.lua 2500"]
 
 
 def test_seconds_become_milliseconds() -> None:

@@ -95,6 +95,12 @@ def test_log_files_of_a_model_are_found(tmp_path: Path, monkeypatch: pytest.Monk
 TEXT = """# HELP vllm:num_requests_running Running.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0"} 2.0
+# HELP vllm:num_requests_created Running.
+# TYPE vllm:num_requests_created gauge
+vllm:num_requests_created{engine="0"} 1.7e9
+# HELP corral_replica_turns_total Turns.
+# TYPE corral_replica_turns_total counter
+corral_replica_turns_total 3.0
 # HELP python_info Python.
 # TYPE python_info gauge
 python_info 1.0
@@ -102,8 +108,10 @@ python_info 1.0
 
 
 def test_engine_metrics_name_a_family_once_and_every_replica() -> None:
-    merged = merge_engine_metrics({"a": [TEXT, TEXT], "b": [TEXT]})
+    merged = merge_engine_metrics({"a": {"x1": TEXT, "x2": TEXT}, "b": {"y1": TEXT}})
     assert merged.count("# TYPE vllm:num_requests_running gauge") == 1
-    assert 'vllm:num_requests_running{engine="0",corral_model="a",replica="1"} 2.0' in merged
-    assert 'corral_model="b",replica="0"' in merged
+    assert 'vllm:num_requests_running{engine="0",corral_model="a",replica="x2"} 2.0' in merged
+    assert 'corral_model="b",replica="y1"' in merged
+    assert 'corral_replica_turns_total{model="a",replica="x1"} 3.0' in merged
+    assert "_created" not in merged
     assert "python_info" not in merged

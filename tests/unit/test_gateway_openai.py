@@ -314,7 +314,7 @@ async def test_a_stored_response_is_found_wherever_it_is(method: str, path: str)
     assert problem(unknown)["code"] == "model_not_found"
 
 
-async def test_a_failed_model_is_not_asked_and_an_unreachable_one_not_taken_for_an_answer() -> None:
+async def test_a_failed_or_sleeping_model_is_not_asked_and_an_unreachable_one_not_taken_for_an_answer() -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -325,9 +325,9 @@ async def test_a_failed_model_is_not_asked_and_an_unreachable_one_not_taken_for_
         status = 200 if base == "c" and "resp_1" in request.url.path else 404
         return httpx.Response(status, stream=httpx.ByteStream(json.dumps({"by": base}).encode()))
 
-    ready = [ModelStatus(model, ModelState.READY) for model in "bcd"]
-    herd = FakeHerd(ModelStatus("a", ModelState.FAILED), *ready)
-    models = [FakeModel(model) for model in "abcd"]
+    ready = [ModelStatus(model, ModelState.READY, 1) for model in "bcd"]
+    herd = FakeHerd(ModelStatus("a", ModelState.FAILED), ModelStatus("e", ModelState.IDLE), *ready)
+    models = [FakeModel(model) for model in "abcde"]
     async with client_of(gateway(*models, herd=herd, upstream=httpx.MockTransport(answer))) as client:
         found = await client.get("/v1/responses/resp_1")
         missing = await client.get("/v1/responses/resp_2")

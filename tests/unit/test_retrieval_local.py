@@ -130,6 +130,15 @@ async def test_what_is_unknown_or_wrong_is_told_before_any_event(make: Make, upl
         await retrieval.search("x", Search("handbook", rerank=True))
 
 
+async def test_a_search_in_no_collection_loads_no_model(make: Make) -> None:
+    opened: list[EmbeddingConfig] = []
+    retrieval = make(opener=opened.append)
+    for name, error in (("none", UnknownCollection), ("../x", BadName)):
+        with pytest.raises(error):
+            await retrieval.search("x", Search(name))
+    assert opened == []
+
+
 async def test_a_session_goes_on_over_turns_and_is_its_owners(make: Make, uploads: list[Upload]) -> None:
     retrieval = make("It is 48 hours [1].", "Who owns the willow partition?", "The cedar team [1].")
     await retrieval.ingest("handbook", uploads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,6 +123,10 @@ def test_files_go_through_a_running_service(tmp_path: Path, corral: Corral, upst
     assert report["passages"] == 38
 
 
+def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
+    return httpx.Client(base_url="http://corral", transport=httpx.MockTransport(answer))
+
+
 @pytest.mark.parametrize(
     ("status", "error"), [(401, RefusedError), (409, RefusedError), (503, UnreachableError), (None, UnreachableError)]
 )
@@ -134,18 +138,18 @@ def test_a_service_that_refuses_is_quoted(tmp_path: Path, status: int | None, er
 
     inputs = find_inputs(write_pages(tmp_path, 1), (".md",))
     with pytest.raises(error, match="refused" if status is None else "not now"):
-        send("http://corral", "c", inputs, {}, transport=httpx.MockTransport(answer))
+        send(client_of(answer), "c", inputs, {})
 
 
 def test_another_service_is_told_from_corral(tmp_path: Path) -> None:
     inputs = find_inputs(write_pages(tmp_path, 1), (".md",))
-    page = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>Sign in"))
+    page = client_of(lambda request: httpx.Response(200, text="<html>Sign in"))
     with pytest.raises(UnreachableError, match=r"http://corral answers, but not as a Corral service does; check --url"):
-        send("http://corral", "c", inputs, {}, transport=page)
+        send(page, "c", inputs, {})
 
 
 def test_a_warning_of_the_service_is_handed_on(tmp_path: Path) -> None:
     inputs = find_inputs(write_pages(tmp_path, 1), (".md",))
     _, report = _reply("/v1/rag/collections/c/documents", {"page000.md": b"text"})
-    told = httpx.MockTransport(lambda request: httpx.Response(200, json={**report, "warning": "damaged"}))
-    assert send("http://corral", "c", inputs, {}, transport=told)["warning"] == "damaged"
+    told = client_of(lambda request: httpx.Response(200, json={**report, "warning": "damaged"}))
+    assert send(told, "c", inputs, {})["warning"] == "damaged"

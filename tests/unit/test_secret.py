@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.principal import ANYBODY, HEADER, SECRET_HEADER, Principal
 from deployments.secret import (
+    FOUND,
     HEALTH,
     NOT_FROM_EDGE,
     TOKEN_PATH,
@@ -94,6 +95,17 @@ def test_who_has_the_secret_acts_for_the_principal_or_for_the_service() -> None:
 def test_a_wrong_secret_lets_nobody_in_whatever_principal_they_claim(given: str) -> None:
     claimed = {SECRET_HEADER: given, HEADER: Principal().to_header()}
     assert Door(SECRET).principal(scope_of(claimed)) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"), [({**INSIDE, HEADER: ALICE.to_header()}, ALICE), (INSIDE, ANYBODY), ({}, None)]
+)
+def test_who_asks_further_in_is_told_what_was_found_before(headers: dict[str, str], found: Principal | None) -> None:
+    """The headers that a request came with are read once, and no header stands for what was found."""
+    door, scope = Door(SECRET), scope_of({**headers, FOUND: "alice"})
+    assert door.principal(scope) == found
+    scope["headers"] = []
+    assert Door(SECRET).principal({**scope}) == found
 
 
 def test_a_principal_without_a_secret_is_nobody() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.access.config import AccessConfig
-from app.access.keys import KeyStore
+from app.access.key_store import KeyStore
 from app.allocation.records import ServiceJob
 from app.launch import LaunchError
 from app.settings import Settings, SettingsError
@@ -23,6 +23,7 @@ from app.submission.spec import job_spec, joiner
 from app.submission.state import find, remembered
 from slurm.errors import Refused, SlurmMissing, Unavailable, Unsure
 from slurm.script import render
+from tests.unit.access_fakes import taken
 from tests.unit.slurm_fake import client, no_sleep
 from tests.unit.submission import MODELS, Site, settings
 
@@ -56,7 +57,7 @@ async def test_the_first_submission_makes_a_key_that_only_its_owner_reads(site: 
     await site.submit()
     keys, key = (site.folder.path.with_name(name) for name in ("keys.json", "first-key"))
     assert {path.stat().st_mode & 0o777 for path in (keys, key)} == {0o600}
-    found = KeyStore(keys).load().find(key.read_text().strip(), site.clock())
+    found = taken(KeyStore(keys).load(), key.read_text().strip(), site.clock())
     assert found is not None
     assert (found.name, found.created) == ("first", site.clock())
     before = keys.read_bytes()

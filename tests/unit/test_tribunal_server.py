@@ -110,7 +110,7 @@ async def test_the_server_takes_what_a_serve_config_says(settings: Settings) -> 
 
 
 def test_only_what_the_profile_says_is_bound_so_that_an_ask_lies_over_it(settings: Settings) -> None:
-    specs, models, failures = arguments(build_tribunal(settings, {}))
+    specs, models, failures, _ = arguments(build_tribunal(settings, {}))
     assert specs["wise"] == {
         "members": [{"model": "pocket-1b", "role": "a sceptic"}, {"model": "tribunal"}],
         "rubric": {"truth": 2.0},

@@ -1,0 +1,1 @@
+"""Traces of requests at the edge and in the gateway."""

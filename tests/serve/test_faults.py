@@ -1,0 +1,84 @@
+"""Each part of a service is killed under a steady load: only requests that were on it fail, and it comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from app.ports import free_ports
+from loadtests.faults.load import Load
+from loadtests.faults.measure import Measured, measure
+from loadtests.faults.parts import Parts
+from loadtests.faults.report import in_short
+from loadtests.faults.service import BYSTANDER, USERS, VICTIM, Whole, profile
+from loadtests.faults.strikes import Strikes
+from tests.serve.service import RunningService, running_corral
+from tests.waiting import until
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(900)]
+
+FAULTS = {each.name: each for each in Strikes(VICTIM).all()}
+CUT = "stream cut off"
+THINK_S = 0.5
+"""Between a user's requests: replacements start on the cores that answer."""
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service of this module's own."""
+    folder, port = tmp_path_factory.mktemp("faults"), free_ports(1)[0]
+    path = folder / "faults.yaml"
+    path.write_text(json.dumps({**profile(folder), "edge": {"port": port}}))
+    with running_corral("faults", path, port, folder / "state") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def parts(broken: RunningService) -> Parts:
+    return Parts(broken.state_dir / f"{broken.name}.json")
+
+
+@pytest.fixture(scope="module")
+def whole(parts: Parts) -> Whole:
+    is_whole = Whole(parts)
+    until(is_whole, what="a whole service")
+    return is_whole
+
+
+def strike(parts: Parts, whole: Whole, name: str) -> Measured:
+    with Load(parts.state["address"], USERS, parts.headers, THINK_S).going() as load:
+        measured = measure(parts, load, FAULTS[name], whole)
+    print(in_short(measured))
+    return measured
+
+
+@pytest.mark.parametrize("name", ["engine", "replica"])
+def test_what_one_replica_loses_its_sibling_answers(parts: Parts, whole: Whole, name: str) -> None:
+    """Only answers that had begun are lost; a dead engine's end with an error event."""
+    measured = strike(parts, whole, name)
+    assert measured.others == ()
+    assert {each.ask for each in measured.failed} <= {f"{VICTIM} streamed", "bulk"}
+    assert not [each for each in measured.failed if name == "engine" and each.seen.startswith(CUT)]
+    assert {f"{BYSTANDER} streamed", f"{BYSTANDER} whole", "/v1/models", "tribunal"} <= set(measured.untouched)
+
+
+def test_a_killed_gateway_costs_what_was_on_it(parts: Parts, whole: Whole) -> None:
+    measured = strike(parts, whole, "gateway")
+    assert measured.others == ()
+    assert {f"{VICTIM} streamed", f"{VICTIM} whole", f"{BYSTANDER} streamed"} <= set(measured.untouched)
+
+
+@pytest.mark.parametrize("name", ["proxy", "controller", "gcs", "keeper"])
+def test_nobody_notices(parts: Parts, whole: Whole, name: str) -> None:
+    measured = strike(parts, whole, name)
+    assert measured.failed == ()
+
+
+def test_a_killed_edge_costs_what_was_under_way(parts: Parts, whole: Whole) -> None:
+    """Who connects while there is none waits for the next one."""
+    measured = strike(parts, whole, "edge")
+    assert measured.others == ()
+    assert len(measured.failed) <= measured.on_it
+    assert "connection refused" not in measured.seen
