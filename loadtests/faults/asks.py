@@ -18,6 +18,7 @@ class Way(StrEnum):
 
     STREAM = "stream"
     WHOLE = "whole"
+    GENERATE = "generate"
     BULK = "bulk"
     LIST = "list"
 
@@ -50,9 +51,14 @@ def whole(model: str, tokens: int = TOKENS) -> Ask:
     return Ask(f"{model} whole", model, Way.WHOLE, "/v1/chat/completions", _chat(model, tokens), tokens)
 
 
-def bulk(model: str) -> Ask:
-    items = {"model": model, "items": [{"prompt": "Hello!"}] * 2, "defaults": {"max_tokens": FEW_TOKENS}}
-    return Ask("bulk", "gateway", Way.BULK, "/bulk", items, 2)
+def generate(model: str) -> Ask:
+    body = {"model": model, "messages": list(MESSAGES), "max_tokens": TOKENS, "temperature": 0}
+    return Ask(f"{model} generated", model, Way.GENERATE, "/generate", body)
+
+
+def bulk(model: str, items: int = 2) -> Ask:
+    body = {"model": model, "items": [{"prompt": "Hello!"}] * items, "defaults": {"max_tokens": FEW_TOKENS}}
+    return Ask("bulk", "gateway", Way.BULK, "/bulk", body, items)
 
 
 def tribunal(name: str, tokens: int) -> Ask:
@@ -95,6 +101,12 @@ def _whole_fault(ask: Ask, text: str) -> str:
     return "" if right else f"incomplete: {reason}, {usage} tokens"
 
 
+def _generate_fault(ask: Ask, text: str) -> str:
+    answer = json.loads(text)
+    reason, usage = answer["finish_reason"], answer["usage"]["completion_tokens"]
+    return "" if answer["text"] and reason in ("stop", "length") else f"incomplete: {reason}, {usage} tokens"
+
+
 def _bulk_fault(ask: Ask, text: str) -> str:
     summary = json.loads(text)["summary"]
     if summary["succeeded"] == ask.tokens:
@@ -107,4 +119,7 @@ def _list_fault(ask: Ask, text: str) -> str:
     return "" if json.loads(text)["data"] else "incomplete: no models"
 
 
-CHECKS = {Way.STREAM: _stream_fault, Way.WHOLE: _whole_fault, Way.BULK: _bulk_fault, Way.LIST: _list_fault}
+CHECKS = {
+    Way.STREAM: _stream_fault, Way.WHOLE: _whole_fault, Way.GENERATE: _generate_fault, Way.BULK: _bulk_fault,
+    Way.LIST: _list_fault,
+}  # fmt: skip

@@ -73,8 +73,19 @@ def wait(condition: Callable[[], object], what: str, patience_s: float = PATIENC
         time.sleep(POLL_S)
 
 
-def measure(parts: Parts, load: Load, fault: Fault, is_whole: Callable[[], bool]) -> Measured:
-    """Break the part while the load goes on, and wait until all is back. Raises FaultError."""
+def wait_until_whole(lacks: Callable[[], str], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while lacking := lacks():
+        if time.monotonic() > deadline:
+            raise FaultError(f"not all capacity was back within {patience_s:g} s; there lacked {lacking}")
+        time.sleep(POLL_S)
+
+
+def measure(parts: Parts, load: Load, fault: Fault, lacks: Callable[[], str]) -> Measured:
+    """Break the part while the load goes on, and wait until all is back. Raises FaultError.
+
+    lacks: tells what of the service is not there, in words; empty if all is.
+    """
     began = load.clock()
     wait(lambda: len(load.answered_since(began, fault.part)) >= STEADY, "a steady load")
     log_from = parts.edge_log.stat().st_size
@@ -82,7 +93,7 @@ def measure(parts: Parts, load: Load, fault: Fault, is_whole: Callable[[], bool]
     struck = fault.strike(parts)
     broken = load.clock()
     wait(lambda: load.answered_since(broken, fault.part), f"an answer of {fault.part} after the fault")
-    wait(is_whole, "all capacity back")
+    wait_until_whole(lacks)
     whole = load.clock()
     wait(lambda: len(load.answered_since(whole, fault.part)) >= AFTER, "a steady load again")
     wait(lambda: not set(under_way) & set(load.under_way()), "the end of what was under way")
@@ -114,7 +125,7 @@ def _measured(
 
     failed = tuple(Failed(each.ask.name, each.failure, server(each), each.began - moment, on_it(each))
                    for each in seen if each.failure)  # fmt: skip
-    answered = load.answered_since(broken, fault.part)
+    answered = load.answered_since(moment if struck.lasting else broken, fault.part)
     names = {each.ask.name for each in load.outcomes} - {each.ask for each in failed}
     return Measured(
         fault=fault.name,

@@ -14,16 +14,21 @@ from typing import Any
 
 import psutil
 
-from loadtests.faults.asks import Ask, bulk, models, stream, tribunal, whole
+from loadtests.faults.asks import Ask, bulk, generate, models, stream, tribunal, whole
+from loadtests.faults.clock import Clock
+from loadtests.faults.disk import Disk
 from loadtests.faults.parts import Parts, title
 from loadtests.servers import corral_service
 
 VICTIM, BYSTANDER = "pocket-1b", "pocket-3b"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ANSWER_S = 5
+RUN_VARIABLE = "CORRAL_RUN_DIR"
 KINDS = ("ray::ServeReplica:", "EngineCore", "haproxy.cfg", "keeper_app", "ray::ServeController", "ray::ProxyActor",
          "ray::HAProxyManager", "core/src/ray/gcs/gcs_server --", "raylet/raylet --")  # fmt: skip
 """What the processes of its parts have in their titles."""
+HAPROXIES = 2
+"""The edge and Serve's; when Serve's takes other routes, the one before it lives on for a while."""
 
 
 def profile(folder: Path, gateways: int = 2) -> dict[str, Any]:
@@ -49,6 +54,10 @@ USERS: tuple[tuple[Ask, ...], ...] = (
     (models(), bulk(VICTIM), tribunal("tribunal", 16), bulk(BYSTANDER)),
 )  # fmt: skip
 """Each user's requests, in turn."""
+CALLERS: tuple[tuple[Ask, ...], ...] = (
+    (bulk(VICTIM, 128),), (tribunal("tribunal", 16),), *((generate(VICTIM),) for _ in range(4)),
+)  # fmt: skip
+"""Users whose requests the gateway and the tribunal ask over Serve's handles: some are always on each replica."""
 
 
 @dataclass
@@ -60,19 +69,30 @@ class Whole:
 
     def __post_init__(self) -> None:
         self._before = self._processes()
+        self._before["haproxy.cfg"] = min(self._before["haproxy.cfg"], HAPROXIES)
 
     def __call__(self) -> bool:
+        return not self.lacks()
+
+    def lacks(self) -> str:
+        """What is not there, in words; empty if nothing is lacking."""
         try:
-            now = self._processes()
-            slots = self.parts.slots(f"model-{VICTIM}")
-            return (
-                all(now[kind] >= count for kind, count in self._before.items())
-                and all(slot.up for slot in slots)
-                and {slot.name for slot in slots} == self._held()
-                and self._ready()
-            )
-        except (OSError, ValueError, KeyError, StopIteration, psutil.Error):  # a part is just coming or going
-            return False
+            return self._lacking_processes() or self._lacking_servers() or self._lacking_replicas()
+        except (OSError, ValueError, KeyError, StopIteration, psutil.Error) as error:  # a part is just coming or going
+            return f"an answer: {error!r}"
+
+    def _lacking_processes(self) -> str:
+        now = self._processes()
+        return ", ".join(f"{count - now[kind]} of {count} {kind}"
+                         for kind, count in self._before.items() if now[kind] < count)  # fmt: skip
+
+    def _lacking_servers(self) -> str:
+        slots, held = self.parts.slots(f"model-{VICTIM}"), self._held()
+        down = [slot.name for slot in slots if not slot.up]
+        if not down and {slot.name for slot in slots} == held:
+            return ""
+        named = ", ".join(f"{slot.name} at port {slot.port}" for slot in slots)
+        return f"a replica behind each of the edge's servers: it has {named}; held {held}; down {down}"
 
     def _processes(self) -> Counter[str]:
         titles = [title(each) for each in self.parts.processes()]
@@ -82,20 +102,28 @@ class Whole:
         """The edge's servers behind which a replica listens."""
         return {self.parts.slot_of(f"model-{VICTIM}", each) for each in self.parts.replicas(f"model-{VICTIM}")}
 
-    def _ready(self) -> bool:
+    def _lacking_replicas(self) -> str:
         request = urllib.request.Request(f"{self.parts.state['address']}/ready", headers=self.parts.headers)
         with DIRECT.open(request, timeout=ANSWER_S) as answer:
             told = json.load(answer)
-        return all(each["replicas"] >= each["target_replicas"] for each in told["models"].values())
+        short = {name: each for name, each in told["models"].items() if each["replicas"] < each["target_replicas"]}
+        return f"replicas that are ready: {short}" if short else ""
+
+
+def surroundings(disk: Disk | None, clock: Clock | None) -> dict[str, str]:
+    """The environment of a service whose disk may be filled and whose clock may be set."""
+    return {**({RUN_VARIABLE: str(disk.folder)} if disk else {}), **(clock.environment if clock else {})}
 
 
 @contextmanager
-def running(folder: Path, gateways: int) -> Iterator[Parts]:
-    """The service, in a state folder of its own."""
-    path, state = folder / "faults.yaml", folder / "state"
-    path.write_text(json.dumps(profile(folder, gateways)))
+def running(folder: Path, gateways: int, disk: Disk | None = None, clock: Clock | None = None) -> Iterator[Parts]:
+    """The service, in a state folder of its own; with all that it writes on that disk, and by that clock."""
+    place = disk.folder if disk else folder
+    path, state = folder / "faults.yaml", place / "state"
+    path.write_text(json.dumps(profile(place, gateways)))
     state.mkdir(exist_ok=True)
     os.environ["CORRAL_STATE_DIR"] = str(state)
+    os.environ.update(surroundings(disk, clock))
     with corral_service(str(path)):
         (file,) = [each for each in state.glob("*.json") if "pid" in json.loads(each.read_text())]
         yield Parts(file)
