@@ -1,8 +1,8 @@
 """Many questions, a bounded number of them in flight. Knows no HTTP.
 
 Every lane (a base model) has one gate for the whole process, so many bulk calls together load a model no more than
-one does. A model that takes many requests in one call gets them in batches. A full queue is waited out; anything else
-that goes wrong is that item's line.
+one does, and a key with one call does not wait for all of another key's. A model that takes many requests in one call
+gets them in batches. A full queue is waited out; anything else that goes wrong is that item's line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from app.bulk_gates import Gates
 from deployments.chat import BatchModel, ChatModel, ChatReply, ChatRequest
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded
-
-BATCH = 32
-"""Items of one call to a model: what a call costs both ends is a third of what a short answer costs the engine."""
 
 FindModel = Callable[[str], Awaitable[ChatModel]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -44,47 +42,6 @@ class BulkLine:
     index: int
     reply: ChatReply | None = None
     error: Exception | None = None
-
-
-class Gate:
-    """Places of a lane. Only one batch at a time gathers its places, so that no two wait for each other's."""
-
-    def __init__(self, places: int) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._gathering = asyncio.Lock()
-
-    async def take(self, count: int) -> None:
-        taken = 0
-        try:
-            async with self._gathering:
-                for _ in range(count):
-                    await self._places.acquire()
-                    taken += 1
-        except asyncio.CancelledError:
-            self.give_back(taken)
-            raise
-
-    def give_back(self, count: int) -> None:
-        for _ in range(count):
-            self._places.release()
-
-
-class Gates:
-    """One gate per lane, shared by every bulk call that gets this object. places: of single lanes, by name."""
-
-    def __init__(self, max_in_flight: int, places: Mapping[str, int] | None = None) -> None:
-        self._max_in_flight, self._places = max_in_flight, dict(places or {})
-        self._gates: dict[str, Gate] = {}
-
-    def places(self, lane: str) -> int:
-        return self._places.get(lane, self._max_in_flight)
-
-    def batch(self, lane: str) -> int:
-        """Items of one call to a model of this lane."""
-        return min(BATCH, self.places(lane))
-
-    def of(self, lane: str) -> Gate:
-        return self._gates.setdefault(lane, Gate(self.places(lane)))
 
 
 Put = Callable[[BulkLine], Awaitable[None]]

@@ -22,7 +22,8 @@ from typing import Any, Self, TypeVar
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from app.bulk import BulkJob, Gates, Runner, run_bulk
+from app.bulk import BulkJob, Runner, run_bulk
+from app.bulk_gates import Gates
 from app.serve_config import RETRIEVAL, TRIBUNAL
 from app.settings import Settings
 from app.state import ServiceState, read_state

@@ -11,11 +11,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from deployments.fair_order import FairOrder
+from deployments.principal import ANYBODY, Principal
+
 Result = TypeVar("Result")
-Turn = asyncio.Future[None]
 Task = asyncio.Task[Any]
 
 LINGER_S = 2.0
@@ -30,6 +33,14 @@ from more, and would wait for its first step until all that have come are render
 """
 
 
+@dataclass(eq=False)
+class _Place:
+    """An item that waits. principal: None if it had its turn before."""
+
+    principal: Principal | None
+    turn: asyncio.Future[None]
+
+
 class Courtesy:
     """One for each replica, of one event loop. sequences: that the engine runs at once."""
 
@@ -41,7 +52,9 @@ class Courtesy:
         self._running: dict[Task, None] = {}
         """From the oldest on."""
         self._given_up: set[Task] = set()
-        self._waiting: deque[Turn] = deque()
+        self._new: FairOrder[_Place] = FairOrder(self._most)
+        self._again: deque[_Place] = deque()
+        """Of items that were given up; they are next."""
         self._called = 0
         """Items that have their turn and do not run yet."""
 
@@ -58,7 +71,7 @@ class Courtesy:
     @property
     def waiting(self) -> int:
         """Bulk items that are not in the engine yet."""
-        return len(self._waiting)
+        return self._new.waiting + len(self._again)
 
     @contextmanager
     def person(self) -> Iterator[None]:
@@ -72,9 +85,9 @@ class Courtesy:
             self._left = self._clock()
             self._wake_later()
 
-    async def item(self, answer: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """What `answer` returns or raises. It waits for its turn, first come first served, and may be called again."""
-        await self._turn(first=False)
+    async def item(self, answer: Callable[[], Coroutine[Any, Any, Result]], principal: Principal = ANYBODY) -> Result:
+        """What `answer` returns or raises. It waits for its turn, in fair order among keys, and may be called again."""
+        await self._turn(principal)
         while True:
             self._called -= 1
             task = asyncio.ensure_future(answer())
@@ -86,7 +99,7 @@ class Courtesy:
             finally:
                 self._running.pop(task, None)
                 self._wake()
-            await self._turn(first=True)
+            await self._turn()
 
     async def _kept(self, task: asyncio.Task[Result]) -> Result:
         """Its result. Raises _GivenUp, however the task took its end, if that was not its own."""
@@ -111,24 +124,32 @@ class Courtesy:
             del self._running[held[-1]]
             self._given_up.add(held[-1])
 
-    async def _turn(self, *, first: bool) -> None:
-        """Wait until there is room; it is taken then."""
-        if self._room() and (first or not self._waiting):
+    async def _turn(self, principal: Principal | None = None) -> None:
+        """Wait until there is room; it is taken then. principal: None for an item that had its turn before."""
+        if self._room() and (principal is None or not self.waiting):
             self._called += 1
             return
-        turn: Turn = asyncio.get_running_loop().create_future()
-        self._waiting.insert(0 if first else len(self._waiting), turn)
+        place = _Place(principal, asyncio.get_running_loop().create_future())
+        if principal is None:
+            self._again.appendleft(place)
+        else:
+            self._new.push(principal, place, 1)
         self._wake_later()
         try:
-            await turn
+            await place.turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                with suppress(ValueError):
-                    self._waiting.remove(turn)
+            if place.turn.cancelled():
+                self._forget(place)
             else:  # it had its turn already
                 self._called -= 1
                 self._wake()
             raise
+
+    def _forget(self, place: _Place) -> None:
+        if place.principal is not None:
+            self._new.remove(place.principal, place)
+        elif place in self._again:
+            self._again.remove(place)
 
     def _room(self) -> bool:
         alone = not self._people and self._rest_s() <= 0
@@ -140,15 +161,24 @@ class Courtesy:
 
     def _wake_later(self) -> None:
         rest = self._rest_s()
-        if self._waiting and not self._people and rest > 0:
+        if self.waiting and not self._people and rest > 0:
             asyncio.get_running_loop().call_later(rest + A_LITTLE_S, self._wake)
 
     def _wake(self) -> None:
-        while self._waiting and self._room():
-            turn = self._waiting.popleft()
-            if not turn.done():
+        while self._room() and (place := self._next()):
+            if not place.turn.done():
                 self._called += 1
-                turn.set_result(None)
+                place.turn.set_result(None)
+
+    def _next(self) -> _Place | None:
+        """Of those that wait; it waits no longer."""
+        if self._again:
+            return self._again.popleft()
+        place = self._new.next()
+        if place and place.principal is not None:
+            self._new.start(place.principal, place)
+            self._new.finish(place.principal)  # who is in the engine is counted here
+        return place
 
 
 class _GivenUp(Exception):

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from app.access.items import Answered
 from app.body import JSON, NDJSON, content_type, validate
-from app.bulk import BulkJob, BulkLine, Gates, Runner, in_order, run_bulk
+from app.bulk import BulkJob, BulkLine, Runner, in_order, run_bulk
+from app.bulk_gates import Gates
 from app.errors import UNEXPECTED, problem_of
 from app.middleware import log
 from app.openapi import BULK

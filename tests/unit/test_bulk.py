@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.bulk import BulkJob, BulkLine, Gates, Runner, backoff_s, in_order, run_bulk
+from app.bulk import BulkJob, BulkLine, Runner, backoff_s, in_order, run_bulk
+from app.bulk_gates import Gates
 from deployments.chat import ChatModel, ChatReply, ChatRequest
 from deployments.errors import DeadlineExceeded, EngineFailed, Overloaded
 from tests.unit.fakes import FakeBatchModel, FakeModel

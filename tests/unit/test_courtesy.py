@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 
 from deployments.courtesy import Courtesy
+from deployments.principal import ANYBODY, Principal
 
 
 class Items:
     """Bulk items that stay in the engine until they are told to end."""
 
-    def __init__(self, courtesy: Courtesy, count: int, *, ends_well: bool = False) -> None:
+    def __init__(
+        self, courtesy: Courtesy, count: int, principal: Principal = ANYBODY, *, ends_well: bool = False
+    ) -> None:
         self._ends_well = ends_well
         self.end = asyncio.Semaphore(0)
         self.begun: list[int] = []
-        self.tasks = [asyncio.create_task(courtesy.item(lambda number=number: self._run(number)))  # type: ignore[misc]
+        self.tasks = [asyncio.create_task(courtesy.item(partial(self._run, number), principal))
                       for number in range(count)]  # fmt: skip
 
     async def _run(self, number: int) -> int:
@@ -179,3 +183,33 @@ async def test_an_item_that_is_cancelled_leaves_its_place(had_its_turn: bool) ->
         await settle()
         assert courtesy.items == 1
         await third.stop()
+
+
+async def test_a_key_with_few_items_does_not_wait_for_all_of_another_keys() -> None:
+    courtesy = Courtesy(2)
+    flood, quiet = Items(courtesy, 12, Principal("a")), Items(courtesy, 2, Principal("b"))
+    await settle()
+    assert (flood.begun, quiet.begun) == ([0, 1, 2], [])
+    flood.finish(3)
+    await settle()
+    assert (flood.begun, quiet.begun) == ([0, 1, 2, 3, 4], [0])  # in turn
+    flood.finish(1)
+    await settle()
+    assert quiet.begun == [0, 1]
+    await flood.stop()
+    await quiet.stop()
+
+
+async def test_an_item_that_was_given_up_comes_before_those_that_never_ran() -> None:
+    courtesy = Courtesy(2)
+    first, other = Items(courtesy, 3, Principal("a")), Items(courtesy, 2, Principal("b"))
+    await settle()
+    with courtesy.person():
+        await settle()
+        assert courtesy.items == 2
+        first.finish(2)
+        await settle()
+        assert first.begun == [0, 1, 2, 1]
+        assert other.begun == []
+    await first.stop()
+    await other.stop()
