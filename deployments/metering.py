@@ -56,6 +56,11 @@ class Used:
     finish_reason: str = ""
     stages: Stages | None = None
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether it failed before any of it went by."""
+        return self.outcome == "failed" and self.ttft_s is None
+
 
 def meter(
     engine_client: Any,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -14,12 +15,16 @@ from deployments.config import application
 from deployments.errors import EngineFailed, UnknownModel
 from deployments.handle_errors import translated
 from deployments.principal import CURRENT, FIELD
+from deployments.second_try import Ask, any_replica, in_two_tries
+
+T = TypeVar("T")
 
 
 class ModelClient:
     """One served id: a base model or one of its adapters.
 
-    The handle is resolved at the first call, so that a client can be made before the model is deployed.
+    The handle is resolved at the first call, so that a client can be made before the model is deployed. What a lost
+    replica had not answered is asked once more, of another one.
     """
 
     def __init__(
@@ -47,27 +52,58 @@ class ModelClient:
             self._deployed_id, self._handle = deployed_id, None
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        response = self._method("corral_chat").remote(self._body(request))
-        try:
-            return _reply(await response, self._model_id)
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except Exception as error:
-            raise translated(error, self._model_id, self._retry_after_s) from error
+        with self._translating():
+            async with aclosing(self._tried(lambda: self._whole(request))) as replies:
+                return await anext(replies)
 
     async def chat_many(
         self, requests: Sequence[ChatRequest]
     ) -> AsyncGenerator[list[tuple[int, ChatReply | Exception]], None]:
-        response = self._method("corral_chat_many", stream=True).remote([self._body(each) for each in requests])
+        left = dict(enumerate(requests))
+        with self._translating():
+            async with aclosing(self._tried(lambda: self._many(left), resumes=True)) as answers:
+                async for some in answers:
+                    yield some
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
+        with self._translating():
+            async with aclosing(self._tried(lambda: self._streamed(request))) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    def _tried(self, ask: Ask[T], resumes: bool = False) -> AsyncGenerator[T, None]:
+        return in_two_tries(ask, lambda: any_replica(self._resolved), self._model_id, resumes)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
         try:
-            async for some in response:
-                yield [(index, self._finished(answer)) for index, answer in some]
-        except (asyncio.CancelledError, GeneratorExit):
-            response.cancel()
-            raise
+            yield
         except Exception as error:
             raise translated(error, self._model_id, self._retry_after_s) from error
+
+    async def _whole(self, request: ChatRequest) -> AsyncGenerator[ChatReply, None]:
+        response = self._method("corral_chat").remote(self._body(request))
+        try:
+            answer = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        yield _reply(answer, self._model_id)
+
+    async def _many(
+        self, left: dict[int, ChatRequest]
+    ) -> AsyncGenerator[list[tuple[int, ChatReply | Exception]], None]:
+        """Answers to these; who has one is left no longer."""
+        asked = list(left)
+        bodies = [self._body(left[index]) for index in asked]
+        async with aclosing(self._received("corral_chat_many", bodies)) as lists:
+            async for some in lists:
+                told = [(asked[place], self._finished(answer)) for place, answer in some]
+                for index, _ in told:
+                    del left[index]
+                yield told
+                if not left:  # nothing that breaks now has lost anything
+                    return
 
     def _finished(self, answer: Any) -> ChatReply | Exception:
         if isinstance(answer, asyncio.CancelledError):
@@ -76,17 +112,21 @@ class ModelClient:
             return translated(answer, self._model_id, self._retry_after_s)
         return _reply(answer, self._model_id)
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta]:
-        response = self._method("corral_stream", stream=True).remote(self._body(request))
-        try:
-            async for chunks in response:
+    async def _streamed(self, request: ChatRequest) -> AsyncGenerator[ChatDelta, None]:
+        async with aclosing(self._received("corral_stream", self._body(request))) as lists:
+            async for chunks in lists:
                 for chunk in chunks:
                     yield _delta(chunk)
+
+    async def _received(self, method: str, argument: Any) -> AsyncGenerator[Any, None]:
+        """What a method of the replica yields; whoever stops to listen ends it there."""
+        response = self._method(method, stream=True).remote(argument)
+        try:
+            async for received in response:
+                yield received
         except (asyncio.CancelledError, GeneratorExit):
             response.cancel()
             raise
-        except Exception as error:
-            raise translated(error, self._model_id, self._retry_after_s) from error
 
     async def engine_metrics(self, timeout_s: float = 2) -> dict[str, str]:
         """Id of every replica of the base model that tells -> its Prometheus text."""

@@ -30,12 +30,13 @@ from deployments.config import ModelSpec
 from deployments.courtesy import Courtesy
 from deployments.direct_chat import DirectChat
 from deployments.engine_death import EndWithEngine, end_with
-from deployments.errors import BadRequest, EngineFailed, PromptTooLong, ServingError, UnknownModel
+from deployments.errors import BadRequest, EngineFailed
 from deployments.gate import Gate
 from deployments.grammars import check_grammars
+from deployments.last_words import LastWords
 from deployments.many import Finished, finished
 from deployments.metering import Used, meter
-from deployments.principal import CURRENT, FIELD, Principal
+from deployments.principal import ANYBODY, CURRENT, FIELD, Principal
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
 from deployments.replica_metrics import ReplicaCounts, ReplicaMetrics
 from deployments.request_log import start_log
@@ -47,6 +48,7 @@ from deployments.tracing_config import TracesConfig
 from deployments.tracing_engine import EngineNotes
 from deployments.turns import Turn
 from deployments.usage_report import UsageReporter, http_sender
+from deployments.vllm_errors import as_ours, first_fault, serving_error
 from deployments.waiting_room import WAITED_S, WaitingRoom, request_cost, turns_of
 from deployments.wordless import keep_words_out
 
@@ -154,7 +156,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     def _used(self, used: Used) -> None:
         self._room.used(used)
-        if self._reporter:
+        if self._reporter and not (used.unanswered and self._is_dead()):  # it is asked, and counted, elsewhere
             self._reporter.report(used)
         self._notes.tell(used, WAITED_S.get())
 
@@ -173,7 +175,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     async def corral_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one OpenAI chat request. Raises ServingError."""
-        async with self._turn(body):
+        async with LastWords(self._is_dead), self._turn(body):
             return await self._answer(body)
 
     @asynccontextmanager
@@ -192,7 +194,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         """
         self._bulk_calls += 1
         try:
-            async with aclosing(finished(self._courtesy.item(partial(self._item, body)) for body in bodies)) as answers:
+            items = (self._courtesy.item(partial(self._item, body), _principal(body)) for body in bodies)
+            async with aclosing(finished(items)) as answers:
                 async for some in answers:
                     yield some
         finally:
@@ -201,14 +204,15 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     async def _item(self, body: dict[str, Any]) -> dict[str, Any]:
         """Nothing of vLLM's leaves the replica, errors neither: who asks may have no vLLM."""
         _on_behalf(body)
-        if self._serving is None:
-            return await self._answer(body)
-        request = _chat_request({**body, "stream": False})
-        try:
-            reply = await self._serving.create_chat_completion(request)
-        except Exception as error:  # its own handler of HTTP words them so
-            reply = self._serving.create_error_response(error)
-        return _in_short(reply)
+        async with LastWords(self._is_dead):
+            if self._serving is None:
+                return await self._answer(body)
+            request = _chat_request({**body, "stream": False})
+            try:
+                reply = await self._serving.create_chat_completion(request)
+            except Exception as error:  # its own handler of HTTP words them so
+                reply = self._serving.create_error_response(error)
+            return _in_short(reply)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """For the autoscaler, which counts a call of many items as one request: the items beyond that."""
@@ -223,13 +227,21 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     async def corral_stream(self, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield lists of OpenAI chat chunks as they come; the last one has the usage. Raises ServingError."""
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        async with self._turn(body, streamed=True) as turn:
+        async with LastWords(self._is_dead) as last, self._turn(body, streamed=True) as turn:
             async for batch in await self.chat(_chat_request({**body, **options})):
                 chunks = [chunk for event in _events(batch) for chunk in _chunks(event)]
                 if chunks:
+                    last.begun = True
                     yield chunks
                     if rest_s := turn.piece():
                         await asyncio.sleep(rest_s)
+
+    async def check_health(self) -> None:
+        """Serve's controller calls it. Raises EngineFailed."""
+        try:
+            await super().check_health()
+        except Exception as error:
+            raise as_ours(error) from error
 
     async def engine_metrics(self) -> tuple[str, str]:
         """This replica's id, and its own Prometheus text, vLLM's metrics among it."""
@@ -249,8 +261,13 @@ def _cost(body: dict[str, Any]) -> float:
 
 def _on_behalf(body: dict[str, Any]) -> None:
     """Take out of a call's body for whom it is made."""
-    if told := body.pop(FIELD, None):
-        CURRENT.set(Principal.from_json(told))
+    principal = _principal(body)
+    if body.pop(FIELD, None):
+        CURRENT.set(principal)
+
+
+def _principal(body: dict[str, Any]) -> Principal:
+    return Principal.from_json(told) if (told := body.get(FIELD)) else ANYBODY
 
 
 def _chat_request(body: dict[str, Any]) -> Any:
@@ -262,21 +279,12 @@ def _chat_request(body: dict[str, Any]) -> Any:
     except VLLMClientError as error:  # no ValueError, and so not among pydantic's own
         raise BadRequest(str(error), getattr(error, "parameter", None)) from error
     except ValueError as error:
-        raise BadRequest(*_first_fault(error)) from error
-
-
-def _first_fault(error: ValueError) -> tuple[str, str | None]:
-    """Message and field of pydantic's first error."""
-    faults: list[Any] = getattr(error, "errors", list)()
-    if not faults:
-        return str(error), None
-    place = ".".join(str(part) for part in faults[0]["loc"])
-    return f"{place}: {faults[0]['msg']}", place or None
+        raise BadRequest(*first_fault(error)) from error
 
 
 def _plain(reply: Any) -> dict[str, Any]:
     if isinstance(reply, wire.ErrorResponse):
-        raise _serving_error(reply.error.model_dump())
+        raise serving_error(reply.error.model_dump())
     dumped: dict[str, Any] = reply.model_dump(exclude_none=True)
     return dumped
 
@@ -284,7 +292,7 @@ def _plain(reply: Any) -> dict[str, Any]:
 def _in_short(reply: Any) -> dict[str, Any]:
     """What a bulk item needs of vLLM's answer, in OpenAI's words."""
     if hasattr(reply, "error"):  # vLLM's ErrorResponse; wire's is a kind of it
-        raise _serving_error(reply.error.model_dump())
+        raise serving_error(reply.error.model_dump())
     choice, usage = reply.choices[0], reply.usage
     return {
         "choices": [{"message": _message(choice.message), "finish_reason": choice.finish_reason}],
@@ -304,28 +312,16 @@ def _events(batch: Any) -> list[Any]:
 def _chunks(event: Any) -> list[dict[str, Any]]:
     """Parse one server-sent event of vLLM's ("data: {...}\\n\\n", possibly several glued together)."""
     if isinstance(event, wire.ErrorResponse):
-        raise _serving_error(event.error.model_dump())
+        raise serving_error(event.error.model_dump())
     parsed = []
     for line in str(event).split("\n"):
         data = line.removeprefix("data: ").strip()
         if line.startswith("data: ") and data != "[DONE]":
             chunk = json.loads(data)
             if "error" in chunk:
-                raise _serving_error(chunk["error"])
+                raise serving_error(chunk["error"])
             parsed.append(chunk)
     return parsed
-
-
-def _serving_error(error: dict[str, Any]) -> ServingError:
-    """vLLM's error as one of ours."""
-    message, code, param = str(error.get("message")), error.get("code"), error.get("param")
-    if code == 404:
-        return UnknownModel(message)
-    if code in (400, 422):
-        if "context length" in message:
-            return PromptTooLong(message, "messages" if param == "input_tokens" else param)
-        return BadRequest(message, param)
-    return EngineFailed(message)
 
 
 def chat_request_type() -> Any:

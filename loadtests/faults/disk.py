@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,7 +67,8 @@ class Disk:
 @contextmanager
 def small_disk() -> Iterator[Disk]:
     """A new one; gone when the block ends. Raises DiskError where mounting is not permitted."""
-    folder = Path(tempfile.mkdtemp(prefix="", dir=FOLDER))  # as short as a service's folder has to be
+    folder = Path(FOLDER, secrets.token_hex(3))  # as short as a service's folder has to be
+    folder.mkdir(mode=0o700)
     try:
         _run("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=700", "none", str(folder))
         try:

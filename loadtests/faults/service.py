@@ -55,7 +55,7 @@ USERS: tuple[tuple[Ask, ...], ...] = (
 )  # fmt: skip
 """Each user's requests, in turn."""
 CALLERS: tuple[tuple[Ask, ...], ...] = (
-    (bulk(VICTIM, 128),), (tribunal("tribunal", 16),), *((generate(VICTIM),) for _ in range(4)),
+    *((bulk(VICTIM, 256),) for _ in range(2)), (tribunal("tribunal", 16),), *((generate(VICTIM),) for _ in range(4)),
 )  # fmt: skip
 """Users whose requests the gateway and the tribunal ask over Serve's handles: some are always on each replica."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+import psutil
 import pytest
 
 from app.ports import free_ports
 from loadtests.faults.asks import Ask
 from loadtests.faults.load import Load
 from loadtests.faults.measure import Measured, measure
-from loadtests.faults.parts import Parts
+from loadtests.faults.parts import Parts, title
 from loadtests.faults.report import in_short
 from loadtests.faults.service import BYSTANDER, CALLERS, USERS, VICTIM, Whole, profile
 from loadtests.faults.strikes import Strikes
@@ -70,12 +71,18 @@ def test_what_one_replica_loses_its_sibling_answers(
     again = asked_elsewhere(broken) - before
     print(f"asked again over handles: {again}")
     assert again > 0
+    assert [title(each) for name in ("gateway", "tribunal") for each in parts.replicas(name) if has_torch(each)] == []
 
 
 def asked_elsewhere(service: RunningService) -> int:
     """Calls over handles that lost their replica, as the service's own logs tell."""
     files = (service.state.ray_logs / "serve").glob("requests_*.log")
     return sum(path.read_text().count(f"a replica of {VICTIM} was lost before it answered") for path in files)
+
+
+def has_torch(process: psutil.Process) -> bool:
+    """As whoever unpickles an error of vLLM's has."""
+    return any("libtorch" in each.path for each in process.memory_maps())
 
 
 def test_a_killed_gateway_costs_what_was_on_it(parts: Parts, whole: Whole) -> None:

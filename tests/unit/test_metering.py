@@ -34,6 +34,21 @@ async def test_an_engine_that_fails_is_counted_to_there(kind: Kind) -> None:
     assert tokens(used) == [(4, 2, 3, "failed")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "script", "unanswered"),
+    [
+        (Kind.DELTA, (Step(2), RuntimeError("died")), False),
+        (Kind.DELTA, (RuntimeError("died"),), True),
+        (Kind.FINAL_ONLY, (Step(2), RuntimeError("died")), True),
+        (Kind.FINAL_ONLY, (Step(2, 0, "stop"),), False),
+    ],
+)
+async def test_what_had_shown_nothing_when_it_failed_is_known(kind: Kind, script: Any, unanswered: bool) -> None:
+    engine, used = metered(*script)
+    await asyncio.gather(drain(ask(engine, kind)), return_exceptions=True)
+    assert [each.unanswered for each in used] == [unanswered]
+
+
 class Refusing(Engine):
     async def add_request(self, request_id: str, n: int) -> Any:
         raise ValueError("the prompt is too long")
