@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,12 +21,26 @@ def open_log(path: Path) -> BinaryIO:
     return cast(BinaryIO, os.fdopen(descriptor, "ab"))
 
 
+def say(text: str) -> None:
+    """One line on standard error, which is a log; where the disk is full it waits for the next one."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+
+
 def shorten_logs(run_dir: Path, limit: int = LOG_BYTES) -> None:
     """Keep a service's logs from filling the disk."""
     for pattern in OF_A_SERVICE:
         for path in run_dir.glob(pattern):
             with contextlib.suppress(OSError):
                 shorten(path, limit)
+
+
+def empty_logs(run_dir: Path) -> None:
+    """Of a service that ends, whose folder goes with it: whoever has something to keep needs the room."""
+    for pattern in ("edge/*.log", "logs/*.log", "ray/session_latest/logs/**/*"):
+        for path in run_dir.glob(pattern):
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)
 
 
 def shorten(path: Path, limit: int = LOG_BYTES) -> None:

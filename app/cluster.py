@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.bounded_log import open_log
-from app.edge import haproxy_binary
+from app.edge_process import haproxy_binary
 from app.ports import NODE_BLOCKS, PortBlock, free_ports, free_range
 from app.private_files import write_private
 from app.ray_head import LOG_VARIABLE as GCS_LOG_VARIABLE
@@ -22,6 +22,7 @@ from app.serve_proxy import write_wrapper
 from deployments.progress import DIRECTORY_VARIABLE
 from deployments.secret import KEEPER_VARIABLE, MIDDLEWARES, secret_of
 from deployments.secret import VARIABLE as ASKS_FOR_SECRET
+from deployments.steady_clock import CALLBACK as CONTROLLERS_CLOCK
 
 LOOPBACK = "127.0.0.1"
 REPLICA_PORTS = 400
@@ -169,12 +170,13 @@ class Cluster:
             "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
             "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(serve / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(serve / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(serve / "sock"),  # short, see launch.py
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
             PROXY_VARIABLE: str(serve / "haproxy"),
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
+            "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": CONTROLLERS_CLOCK,
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports.haproxy_metrics),
             # One log line to a socket for each request, parsed again in Python: the gateway counts instead.

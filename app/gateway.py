@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app.access.guards import GuardedRetrieval, GuardedTribunals
 from app.access.items import ItemQuota, KeeperItemQuota, NoItemQuota
+from app.dead_peers import transport
 from app.metrics import merge_engine_metrics
 from app.middleware import CancelledOnce, log
 from app.relay import Upstream
@@ -141,7 +142,7 @@ def _http(serve: tuple[str, int]) -> httpx.AsyncClient:
     """A client whose base URL is Serve's; where Serve listens everywhere, it does so on loopback too."""
     host, port = serve
     base = url("127.0.0.1" if host in ("", "0.0.0.0", "::") else host, port)  # noqa: S104
-    return httpx.AsyncClient(base_url=base, trust_env=False, limits=httpx.Limits(max_connections=None))
+    return httpx.AsyncClient(base_url=base, trust_env=False, transport=transport(httpx.Limits(max_connections=None)))
 
 
 def _limits(settings: Settings) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,17 @@ import psutil
 from app.access.place import keys_required, own_key_file
 from app.bounded_log import open_log
 from app.ports import taken
+from app.processes import birth
 from app.settings import Settings
-from app.state import ServiceState, read_state, remove_state, write_state
+from app.state import DIRECTORY_VARIABLE as STATE_VARIABLE
+from app.state import ServiceState, read_state, remove_state, state_directory, write_state
 from deployments.progress import DIRECTORY_VARIABLE
 from deployments.secret import secret_headers
 from deployments.status import ModelState, ModelStatus
 
+RUN_VARIABLE = "CORRAL_RUN_DIR"
+"""Where services of this host lay down what they write while they run; /tmp, if it is not set."""
+EVERYBODYS, LONGEST_ABOVE = "/tmp", 13  # noqa: S108 - what is made in there is the owner's alone
 POLL_S = 0.25
 SETTLED = (ModelState.READY, ModelState.IDLE, ModelState.FAILED)
 
@@ -63,13 +69,39 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
         raise LaunchError(
             f"port {settings.edge.port} on {settings.edge.host} is taken; choose another with --port or edge.port"
         )
-    # Short: Serve's HAProxy has a socket 68 characters further down, and 97 are all that it takes.
-    run_dir = Path(tempfile.mkdtemp(prefix="corral-", dir="/tmp"))
-    (run_dir / "logs").mkdir(mode=0o700)
+    run_dir = _run_folder(os.environ.get(RUN_VARIABLE, EVERYBODYS))
     process = _spawn(settings, name, profile, run_dir)
     state = _planned(settings, name, profile, run_dir, process.pid)
-    write_state(state)
+    try:
+        write_state(state)
+    except OSError as error:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(run_dir, ignore_errors=True)
+        raise LaunchError(
+            f"{state_directory()}: {error.strerror}; free some room there, or name another folder in {STATE_VARIABLE}"
+        ) from None
     return state
+
+
+def _run_folder(above: str) -> Path:
+    """A new one for a service's logs, sockets and tables. Raises LaunchError.
+
+    Its name is short: Serve's HAProxy has a socket 68 characters further down, and 97 are all that it takes.
+    """
+    if not above.startswith("/") or len(above) > LONGEST_ABOVE:
+        raise LaunchError(
+            f"{RUN_VARIABLE}: {above!r} cannot hold the service's sockets; name a folder by at most {LONGEST_ABOVE} "
+            "characters from / on, such as /var/tmp"
+        )
+    try:
+        run_dir = Path(tempfile.mkdtemp(prefix="corral-", dir=above))
+        (run_dir / "logs").mkdir(mode=0o700)
+    except OSError as error:
+        raise LaunchError(
+            f"nothing can be put into {above}: {error.strerror}; {RUN_VARIABLE} names another folder"
+        ) from None
+    return run_dir
 
 
 def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:
@@ -89,7 +121,7 @@ def _planned(settings: Settings, name: str, profile: str, run_dir: Path, pid: in
     return ServiceState(
         name=name,
         pid=pid,
-        created=psutil.Process(pid).create_time(),
+        created=birth(pid),
         profile=profile,
         run_dir=str(run_dir),
         address=address_of(settings),

@@ -11,8 +11,20 @@ from pathlib import Path
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+STARTED = 19
+"""Which word of /proc/PID/stat, behind the name, has the clock ticks from the boot to the start."""
 SHARED_MEMORY = ("sem.mp-*", "psm_*")
 """Names that Python's multiprocessing gives; Ray's own store has none."""
+
+
+def birth(pid: int) -> str:
+    """Of a process: which boot, and how long after it; the same however the clock is set. Raises OSError if it is gone.
+
+    The moment by the clock is not: it changes with the clock, for the kernel counts from the boot.
+    """
+    told = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return f"{BOOT.read_text().strip()} {told[STARTED]}"
 
 
 def adopt_orphans() -> None:

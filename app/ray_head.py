@@ -20,16 +20,17 @@ SCRIPT = r"""#!/bin/sh
 # Runs Ray's GCS, and again when it was killed or failed. One that never lived for ten seconds is given up after five
 # attempts; later the raylets are who lose patience, on a disk that stays full for example.
 short=0 lived=no
+seconds() { cut -d. -f1 /proc/uptime; } # nobody can set it
 ended() { kill -TERM "$pid" 2>/dev/null; wait "$pid"; exit 143; }
 trap ended TERM INT
 while :; do
-    began=$(date +%s)
+    began=$(seconds)
     @BINARY@ "$@" &
     pid=$!
     wait "$pid"
     status=$?
     case $status in 0|143) exit "$status" ;; esac
-    if [ $(($(date +%s) - began)) -ge 10 ]; then lived=yes short=0; else short=$((short + 1)); fi
+    if [ $(($(seconds) - began)) -ge 10 ]; then lived=yes short=0; else short=$((short + 1)); fi
     [ "$lived" = no ] && [ "$short" -ge 5 ] && exit "$status"
     echo "$status" >> @LOG@
     if [ "$short" -le 1 ]; then sleep 0.2; else sleep 1; fi

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -20,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from app.access.certificate import CertificateError
-from app.access.keeper import edge_keys
-from app.access.key_records import EMPTY, KeysError
-from app.access.key_store import KeyStore, first_key
-from app.access.place import keys_file, keys_required, own_key_file
+from app.access.keeper_app import KeeperConfig
+from app.access.key_records import KeysError
+from app.access.place import keys_required, own_key_file
 from app.access.tls import certificate_for
-from app.bounded_log import open_log, shorten_logs
+from app.bounded_log import empty_logs, open_log, say, shorten_logs
 from app.change.changes import Changes
 from app.change.deployer import Deployer
 from app.change.records import FOLDER, ChangeFolder
@@ -37,23 +34,18 @@ from app.cluster import Cluster, ClusterError, Ports, start_head
 from app.edge import Edge, EdgeError
 from app.launch import address_of
 from app.monitoring.targets import follow
-from app.processes import adopt_orphans, end_descendants
-from app.serve_config import GATEWAY
+from app.processes import adopt_orphans, birth, end_descendants
+from app.service_edge import connect, follow_keys, guard_edge, route
+from app.service_keeper import KeeperProcess
 from app.service_setup import edge_host, edge_spec, gateway_client, keeper_config
 from app.settings import Settings
 from app.state import ServiceState, write_state
 from deployments.config import ModelSpec
-from deployments.status import ModelState
 
 POLL_S = 0.5
 SETTLED_POLL_S = 3.0
 """Asking costs Serve's controller and the gateway a share of a core; HAProxy finds dead replicas by itself."""
-
-
-KEYS_POLL_S = 1.0
 GCS_POLL_S = 1.0
-FULL_DISK_S = 5.0
-RESTART_S = 0.1
 
 
 class ServiceError(Exception):
@@ -70,6 +62,7 @@ class Service:
     drain_s: float = 5
     """How long requests under way may take once it is to end."""
     ray_grace_s: float = 8
+    logs_end_with_it = True
 
     def __init__(self, settings: Settings, cluster: Cluster, state: ServiceState) -> None:
         self._settings = settings
@@ -77,7 +70,8 @@ class Service:
         self._state = state
         self._stop = asyncio.Event()
         self._edge: Edge | None = None
-        self._keeper: asyncio.subprocess.Process | None = None
+        self._keeper = KeeperProcess(self._keeper_config, cluster.run_dir / "logs" / "keeper.log", self._note)
+        self._untold = False
         self.coming: tuple[ModelSpec, ...] = ()
         """Models that a change brings up, or has just replaced: the edge knows their replicas, too."""
 
@@ -128,7 +122,7 @@ class Service:
         deployer = await self._start_deployer()
         head = await start_head(self._cluster)
         await self._gather(head)
-        await self._start_keeper()
+        await self._keeper.start()
         self._announce("deploying")
         await self._deploy(deployer)
         await self._start_edge()
@@ -143,9 +137,8 @@ class Service:
     def _watches(self, head: asyncio.subprocess.Process) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the service is up."""
         return [
-            self._guard_head(head), self._guard_edge(), self._guard_keeper(), self._follow_models(),
-            self._follow_gcs(),
-            self._follow_keys(), self._changes().follow(),
+            self._guard_head(head), guard_edge(self.edge, self._note), self._keeper.guard(), self._follow_models(),
+            self._follow_gcs(), follow_keys(self.edge, self._settings), self._changes().follow(),
         ]  # fmt: skip
 
     def _changes(self) -> Changes:
@@ -212,52 +205,14 @@ class Service:
                 certificate=str(certificate.certificate_path) if certificate.self_signed else "",
                 fingerprint=certificate.fingerprint,
             )
-            sys.stderr.write(f"{certificate.warning}\n" if certificate.warning else "")
+            if certificate.warning:
+                say(certificate.warning)
         spec = edge_spec(self._settings, self._cluster)
         self._edge = Edge(replace(spec, tls_cert=certificate.tls_path if certificate else None))
         await self._edge.start()
 
-    async def _start_keeper(self) -> None:
-        """Start app.access.keeper_app, which decides about requests and counts what they take."""
-        config = keeper_config(self._settings, self._cluster, self._state.name, self._status_file)
-        if config.keys:
-            await asyncio.to_thread(first_key, Path(config.keys))
-        log = self._cluster.run_dir / "logs" / "keeper.log"
-        with open_log(log) as output:
-            self._keeper = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "app.access.keeper_app",
-                stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
-            )  # fmt: skip
-        assert self._keeper.stdin
-        self._keeper.stdin.write(config.to_json().encode() + b"\n")
-        self._keeper.stdin.close()
-
-    async def _guard_keeper(self) -> None:
-        """Start the keeper again when it dies; the edge waits for it (EdgeSpec.keeper_wait_s)."""
-        while self._keeper:
-            code = await self._keeper.wait()
-            self._note(f"the keeper ended with status {code} and is started again")
-            await asyncio.sleep(RESTART_S)
-            await self._start_keeper()
-
-    async def _follow_keys(self) -> None:
-        """Have the edge take the keys that are in their file, and no others."""
-        spec = edge_spec(self._settings, self._cluster)
-        store, file, told = KeyStore(keys_file(self._settings)), EMPTY, ""
-        while self._edge and spec.admission:
-            trouble = ""
-            try:
-                file = await asyncio.to_thread(store.load)
-            except KeysError as error:  # what was read last counts, and its keys expire all the same
-                trouble = f"the keys cannot be read: {error}"
-            try:
-                await self._edge.set_keys(edge_keys(file, time.time()))
-            except EdgeError as error:
-                trouble = f"the edge does not take the keys: {error}"
-            if trouble and trouble != told:
-                sys.stderr.write(f"{trouble}\n")
-            told = trouble
-            await asyncio.sleep(KEYS_POLL_S)
+    def _keeper_config(self) -> KeeperConfig:
+        return keeper_config(self._settings, self._cluster, self._state.name, self._status_file)
 
     async def _guard_head(self, head: asyncio.subprocess.Process) -> None:
         code = await head.wait()
@@ -276,27 +231,17 @@ class Service:
 
     def _note(self, incident: str) -> None:
         """Say what broke and is mended: on standard error, and for `corral status`."""
-        sys.stderr.write(f"{incident}\n")
+        say(incident)
         self._state = self._state.with_incident(incident, datetime.now().astimezone())
-        with contextlib.suppress(OSError):  # a full disk is no reason to end
-            self._publish(self._state)
+        self._untold = True
+        self._catch_up()
 
-    async def _guard_edge(self) -> None:
-        """Start the edge again when it dies."""
-        while self._edge:
-            code = await self._edge.wait()
-            self._note(f"the edge ended with status {code} and is started again")
-            await asyncio.sleep(POLL_S)
-            await self._start_again(self._edge)
-
-    async def _start_again(self, edge: Edge) -> None:
-        """Its port is held meanwhile; on a full disk it has to wait for room."""
-        while True:
-            try:
-                return await edge.start()
-            except OSError as error:
-                self._note(f"the edge cannot start again yet: {error}")
-                await asyncio.sleep(FULL_DISK_S)
+    def _catch_up(self) -> None:
+        """What `corral status` does not know yet; a full disk is no reason to end, and it learns it later."""
+        with contextlib.suppress(OSError):
+            if self._untold:
+                self._publish(self._state)
+                self._untold = False
 
     async def _follow_models(self) -> None:
         """Keep the edge's routes those of the models that answer, and its servers those of their replicas."""
@@ -305,31 +250,20 @@ class Service:
                 pause_s = POLL_S
                 with contextlib.suppress(httpx.HTTPError, EdgeError, OSError, ValueError, KeyError):
                     ready = await _get(client, "/ready")
-                    await self._route(self._edge, ready)
+                    await route(self._edge, self._settings.models.values(), ready)
                     replicas = await _get(client, "/internal/replicas")
                     await self.connect(replicas)
                     await self._see(self._edge, ready, replicas)
                     pause_s = SETTLED_POLL_S if _whole(ready) else POLL_S
+                self._catch_up()
                 with contextlib.suppress(OSError):
                     self._edge.rotate_log()
                     await asyncio.to_thread(shorten_logs, self._cluster.run_dir)
                 await asyncio.sleep(pause_s)
 
-    async def _route(self, edge: Edge, ready: Any) -> None:
-        """Models that do not answer go to the gateway, which says why."""
-        for spec in self._settings.models.values():
-            told = ready["models"].get(spec.id, {"state": "starting"})  # not there while the gateway is told of it
-            for served in spec.served_ids:
-                await edge.set_model(served, ModelState(told["state"]).answers)
-
     async def connect(self, replicas: Mapping[str, Any]) -> None:
         """Requests go straight to replicas, and through Serve where there is none yet."""
-        for spec in (*self._settings.models.values(), *self.coming):
-            found = [self._cluster.replica(ip, port) for ip, port in replicas.get(spec.app_name, [])]
-            if spec.deployed_id in self.edge.spec.bases:
-                await self.edge.set_replicas(spec.deployed_id, [address for address in found if address])
-        found = [self._cluster.replica(ip, port) for ip, port in replicas.get(GATEWAY, [])]
-        await self.edge.set_gateway([address for address in found if address])
+        await connect(self.edge, self._cluster, (*self._settings.models.values(), *self.coming), replicas)
 
     async def _end(self) -> None:
         with contextlib.suppress(OSError):  # on a full disk all has to end as well
@@ -337,6 +271,8 @@ class Service:
         if self._edge:
             with contextlib.suppress(EdgeError):
                 await self._edge.stop(self.drain_s)
+        if self._stop.is_set() and self.logs_end_with_it and self._state.disk_full:
+            await asyncio.to_thread(empty_logs, self._cluster.run_dir)  # the keeper has usage to write down
         await asyncio.to_thread(end_descendants, self.ray_grace_s)
 
 
@@ -360,7 +296,7 @@ async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> i
     state = ServiceState(
         name=name,
         pid=os.getpid(),
-        created=psutil.Process().create_time(),
+        created=birth(os.getpid()),
         profile=profile,
         run_dir=str(run_dir),
         address=address_of(settings),
@@ -375,12 +311,17 @@ async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> i
         await service.run()
     except (*TOLD, ExceptionGroup) as error:
         reason = _reason(error)
-        write_state(replace(state, phase="failed", error=reason))
-        sys.stderr.write(f"{reason}\n")
+        _write_last(replace(state, phase="failed", error=reason))
+        say(reason)
         return 1
-    write_state(replace(state, phase="stopped"))
+    _write_last(replace(state, phase="stopped"))
     shutil.rmtree(run_dir, ignore_errors=True)
     return 0
+
+
+def _write_last(state: ServiceState) -> None:
+    with contextlib.suppress(OSError):  # on a full disk all has to end as well
+        write_state(state)
 
 
 def _reason(error: Exception) -> str:

@@ -123,6 +123,11 @@ def status_table(progress: Progress) -> None:
         rows.append([status.id, str(status.state), replicas, status.phase or status.reason or ""])
     sys.stdout.write(aligned(rows))
     sys.stdout.writelines(f"{incident}\n" for incident in state.incidents)
+    if state.disk_full:
+        sys.stdout.write(
+            f"{state.run_dir}: its disk is full, so lines of logs are lost, and what is used waits in memory to be "
+            "written down; free some room there\n"
+        )
 
 
 def ready_message(progress: Progress, name: str) -> None:

@@ -12,23 +12,25 @@ from typing import Any
 import psutil
 
 from app.private_files import write_private
+from app.processes import birth
 
 DIRECTORY_VARIABLE = "CORRAL_STATE_DIR"
 MOST_INCIDENTS = 20
+LEAST_ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
 class ServiceState:
     """One service.
 
-    phase: starting Ray, deploying, serving, stopping or failed; error says why it failed. key_file: what its owner
-    asks it with, if keys are asked for. certificate: the one that was made for an https address, which clients have
-    to trust; fingerprint: its SHA-256.
+    created: the birth of its process. phase: starting Ray, deploying, serving, stopping or failed; error says why it
+    failed. key_file: what its owner asks it with, if keys are asked for. certificate: the one that was made for an
+    https address, which clients have to trust; fingerprint: its SHA-256.
     """
 
     name: str
     pid: int
-    created: float
+    created: str
     profile: str
     run_dir: str
     address: str
@@ -57,10 +59,18 @@ class ServiceState:
     def alive(self) -> bool:
         """Whether the process that wrote this still runs (and is not another with its id)."""
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+            return birth(self.pid) == self.created and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError):
             return False
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether nothing more fits beside the service's logs and tables."""
+        try:
+            disk = os.statvfs(self.run_dir)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < LEAST_ROOM
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

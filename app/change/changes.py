@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from pydantic import ValidationError
 
+from app.bounded_log import say
 from app.change.deployer import Deployer, DeployerError
 from app.change.plan import Plan, counted, last_generation, plan_of
 from app.change.records import ChangeFolder, ChangeStatus, ModelProgress, Order
@@ -81,7 +81,7 @@ class Changes:
             self._tell("failed", "the service ended in the middle of it")
             raise
         except Exception as error:
-            sys.stderr.write(f"the change {order.id} failed: {error!r}\n")
+            say(f"the change {order.id} failed: {error!r}")
             self._tell("failed", f"{error!r}; `corral logs` says more")
 
     async def _change(self, order: Order, given: Settings, new: Settings, plan: Plan) -> None:
@@ -106,7 +106,7 @@ class Changes:
         return ""
 
     async def _go_back(self, deployer: Deployer, before: Settings, timeout_s: float, reason: str) -> None:
-        sys.stderr.write(f"a change goes back: {reason}\n")
+        say(f"a change goes back: {reason}")
         self._tell("going back", reason)
         try:
             await self._go(deployer, before, timeout_s, again=True)

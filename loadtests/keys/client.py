@@ -72,6 +72,14 @@ class Request:
         }).encode()  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Asking:
+    """What is asked, and with which keys."""
+
+    request: Request
+    keys: tuple[str, ...]
+
+
 async def ask(session: aiohttp.ClientSession, request: Request, key: str = "", due_s: float | None = None) -> Answer:
     """Raises nothing for what a service does. Every answer is read to its end."""
     headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-from loadtests.keys.client import Request
+from loadtests.keys.client import Asking
 from loadtests.keys.open_loop import Part, Schedule, Sent, Users, crowd, send
 
 START_S = 2.0
@@ -30,17 +30,17 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def closed(self, request: Request, keys: tuple[str, ...], users: int, seconds: float) -> Sent:
+    def closed(self, asking: Asking, users: int, seconds: float) -> Sent:
         """Users who ask again at once, for so long."""
         until_s = time.perf_counter() + seconds
-        each = [Users(request, keys, count, until_s) for count in shares(users, self._processes)]
+        each = [Users(asking, count, until_s) for count in shares(users, self._processes)]
         return self._together(crowd, each)
 
-    def open(self, request: Request, keys: tuple[str, ...], schedule: Schedule) -> tuple[float, Sent]:
+    def open(self, asking: Asking, schedule: Schedule) -> tuple[float, Sent]:
         """When it began, and what came of it."""
         began_s = time.perf_counter() + START_S
         parts = [schedule.part(number, self._processes) for number in range(self._processes)]
-        return began_s, self._together(send, [Part(request, keys, part, began_s) for part in parts])
+        return began_s, self._together(send, [Part(asking, part, began_s) for part in parts])
 
     def _together(self, do: Callable[[Work], Sent], work: Sequence[Work]) -> Sent:
         found = [future.result() for future in [self._pool.submit(do, each) for each in work]]

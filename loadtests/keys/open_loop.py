@@ -14,7 +14,7 @@ import numpy as np
 
 from loadtests.client.exchange import open_session
 from loadtests.client.pace import arrivals
-from loadtests.keys.client import Answer, Request, ask, loaded
+from loadtests.keys.client import Answer, Asking, ask, loaded
 
 GRACE_S = 60.0
 """For what is under way at the end; the rest is cut off, which is lost."""
@@ -45,8 +45,7 @@ def poisson(per_s: float, seconds: float, keys: int, seed: int) -> Schedule:
 class Part:
     """What one process sends. began_s: on the monotonic clock, which all processes share."""
 
-    request: Request
-    keys: tuple[str, ...]
+    asking: Asking
     schedule: Schedule
     began_s: float
 
@@ -55,8 +54,7 @@ class Part:
 class Users:
     """Users of one process, who ask again at once until `until_s` on the monotonic clock."""
 
-    request: Request
-    keys: tuple[str, ...]
+    asking: Asking
     users: int
     until_s: float
 
@@ -91,13 +89,13 @@ async def _send(part: Part) -> list[Answer]:
     async with open_session(timeout_s=TIMEOUT_S) as session:
 
         async def one(key: str, due_s: float) -> None:
-            answers.append(await ask(session, part.request, key, due_s))
+            answers.append(await ask(session, part.asking.request, key, due_s))
 
         for after_s, number in zip(schedule.dues_s, schedule.keys, strict=True):
             due_s = part.began_s + after_s
             if (rest_s := due_s - time.perf_counter()) > 0:
                 await asyncio.sleep(rest_s)
-            task = asyncio.create_task(one(part.keys[number], due_s))
+            task = asyncio.create_task(one(part.asking.keys[number], due_s))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         await _run_out(under_way)
@@ -115,8 +113,8 @@ async def _run_out(under_way: set[asyncio.Task[None]]) -> None:
 
 
 async def _crowd(users: Users) -> list[Answer]:
-    keys = itertools.cycle(users.keys)
+    keys = itertools.cycle(users.asking.keys)
     async with open_session(timeout_s=TIMEOUT_S) as session:
-        async with loaded(lambda: ask(session, users.request, next(keys)), users.users) as answers:
+        async with loaded(lambda: ask(session, users.asking.request, next(keys)), users.users) as answers:
             await asyncio.sleep(max(0.0, users.until_s - time.perf_counter()))
         return answers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loadtests.keys import aims
 from loadtests.keys.aims import Judged
-from loadtests.keys.client import Request
+from loadtests.keys.client import Asking, Request
 from loadtests.keys.counters import Counts, read_counts, settled
 from loadtests.keys.crew import START_S, Crew
 from loadtests.keys.figures import (
@@ -62,8 +62,7 @@ class Peak:
 class Service:
     """How a running one is looked at."""
 
-    request: Request
-    keys: tuple[str, ...]
+    asking: Asking
     counts: Callable[[], Counts]
     computed: Callable[[], Computed]
 
@@ -146,9 +145,8 @@ def overload(load: Load, state_folder: Path, stack: ExitStack) -> list[Judged]:
     reading = made_key(path, "reader", "--scopes", "metrics")
     time.sleep(SETTLE_S)
     request, pid = Request(url, load.model, load.words, load.tokens), process_id(state_folder)
-    service = Service(
-        request, keys, partial(read_counts, url, reading, load.model), partial(computed_by, pid)
-    )  # fmt: skip
+    counts, computed = partial(read_counts, url, reading, load.model), partial(computed_by, pid)
+    service = Service(Asking(request, keys), counts, computed)
     with Crew(load.processes) as crew:
         found = measured(load, service, crew)
     print("\n".join(found.lines()), flush=True)
@@ -156,21 +154,21 @@ def overload(load: Load, state_folder: Path, stack: ExitStack) -> list[Judged]:
 
 
 def measured(load: Load, service: Service, crew: Crew) -> Overloaded:
-    crew.closed(service.request, service.keys, load.processes, START_S)  # its processes are there for the peak
+    crew.closed(service.asking, load.processes, START_S)  # its processes are there for the peak
     first = peak(crew, service, load.users)
     schedule = poisson(load.times * first.per_s, load.seconds, load.keys, SEED)
     before, computed = service.counts(), service.computed()
-    began_s, sent = crew.open(service.request, service.keys, schedule)
+    began_s, sent = crew.open(service.asking, schedule)
     spent = spent_s(computed, service.computed())
     accounts = accounts_of(sent.answers, settled(service.counts, before, len(sent.answers)))
     last, window = peak(crew, service, load.users), Window(began_s, began_s + load.seconds)
-    return Overloaded((first, last), window, sent, accounts, service.keys, spent)
+    return Overloaded((first, last), window, sent, accounts, service.asking.keys, spent)
 
 
 def peak(crew: Crew, service: Service, users: int) -> Peak:
     """Of more users than the engine runs at once. RuntimeError where nothing is answered."""
     began_s, computed = time.perf_counter() + WARM_S, service.computed()
-    sent = crew.closed(service.request, service.keys, users, WARM_S + PEAK_S)
+    sent = crew.closed(service.asking, users, WARM_S + PEAK_S)
     spent = spent_s(computed, service.computed())
     per_s = Window(began_s, began_s + PEAK_S).goodput_per_s(sent.answers)
     if not per_s:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from app.cluster import Cluster, Ports, start_head
-from app.edge import haproxy_binary
+from app.edge_process import haproxy_binary
 from app.serve_proxy import VARIABLE as PROXY
 from deployments.secret import VARIABLE as ASKS_FOR_SECRET
 from tests.serve.herd import small

@@ -7,8 +7,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 BEGIN = 1_790_000_000.0
 """14:13 on 2026-09-21, UTC."""
 DAY_S = 86_400
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 BUCKET_S = 1 / TICKS
 SECRET = "5ec2e7" * 10
 INSIDE = {SECRET_HEADER: SECRET}
@@ -72,10 +74,14 @@ def taken(file: KeyFile, text: str, now: float) -> KeyRecord | None:
     return None
 
 
-@contextmanager
-def acting(*scopes: str) -> Iterator[None]:
+def acting(*scopes: str) -> AbstractContextManager[None]:
     """As a key with these scopes."""
-    token = CURRENT.set(Principal("aaaaaaaa", scopes=scopes))
+    return acting_as(Principal("aaaaaaaa", scopes=scopes))
+
+
+@contextmanager
+def acting_as(principal: Principal) -> Iterator[None]:
+    token = CURRENT.set(principal)
     try:
         yield
     finally:

@@ -3,12 +3,16 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from app.access.key_store import KeyStore
+from app.access.ledger import Ledger
+from app.access.usage_tables import LedgerError
 from app.cli import _guarded, app
+from tests.unit.access_fakes import NOON, Clock, Desk, open_desk
 from tests.unit.fake_hub import FakeHub, Server
 from tests.unit.load_bench import on_a_thread
 from tests.unit.load_client_fakes import Endpoint
@@ -65,3 +69,44 @@ def serving() -> Iterator[Callable[[Endpoint], str]]:
     """Starts an endpoint on a thread of its own; its address."""
     with ExitStack() as servers:
         yield lambda endpoint: servers.enter_context(on_a_thread(endpoint))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys_path(tmp_path: Path) -> Path:
+    """Neither the file nor its folder is there yet."""
+    return tmp_path / "keys" / "keys.json"
+
+
+@pytest.fixture
+def store(keys_path: Path, clock: Clock) -> KeyStore:
+    return KeyStore(keys_path, clock)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with open_desk(tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture
+def ledger_clock() -> Clock:
+    return Clock(NOON)
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    """Neither the file nor its folder is there before a ledger is."""
+    return tmp_path / "ledger" / "usage.sqlite"
+
+
+@pytest.fixture
+def ledger(ledger_path: Path, ledger_clock: Clock) -> Iterator[Ledger]:
+    found = Ledger.open(ledger_path, clock=ledger_clock)
+    yield found
+    with suppress(LedgerError):
+        found.close()

@@ -11,44 +11,29 @@ from app.access.limits import Limits
 from tests.unit.access_fakes import Clock, taken
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "keys" / "keys.json"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> KeyStore:
-    return KeyStore(path, clock)
-
-
-def test_the_first_key_may_do_everything_and_is_made_once(path: Path, clock: Clock) -> None:
-    place = first_key(path, clock)
-    assert place == path.parent / "first-key"
+def test_the_first_key_may_do_everything_and_is_made_once(keys_path: Path, clock: Clock) -> None:
+    place = first_key(keys_path, clock)
+    assert place == keys_path.parent / "first-key"
     text = place.read_text().removesuffix("\n")
-    record = taken(KeyStore(path, clock).load(), text, clock())
+    record = taken(KeyStore(keys_path, clock).load(), text, clock())
     assert record is not None
     assert (record.name, record.scopes, record.limits, record.expires) == ("first", ("admin",), Limits(), None)
-    assert first_key(path, clock) is None
-    KeyStore(path, clock).revoke("first")
-    assert first_key(path, clock) is None
-    KeyStore(path, clock).remove("first")
-    assert first_key(path, clock) == place
-    assert taken(KeyStore(path, clock).load(), place.read_text().strip(), clock()) is not None
+    assert first_key(keys_path, clock) is None
+    KeyStore(keys_path, clock).revoke("first")
+    assert first_key(keys_path, clock) is None
+    KeyStore(keys_path, clock).remove("first")
+    assert first_key(keys_path, clock) == place
+    assert taken(KeyStore(keys_path, clock).load(), place.read_text().strip(), clock()) is not None
 
 
-def test_where_there_are_keys_no_first_one_is_made(store: KeyStore, path: Path) -> None:
+def test_where_there_are_keys_no_first_one_is_made(store: KeyStore, keys_path: Path) -> None:
     store.create("alice")
-    assert first_key(path) is None
-    assert not (path.parent / "first-key").exists()
+    assert first_key(keys_path) is None
+    assert not (keys_path.parent / "first-key").exists()
 
 
 def test_a_first_key_does_not_count_before_its_text_is_there(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    keys_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
     replace = Path.replace
@@ -58,5 +43,5 @@ def test_a_first_key_does_not_count_before_its_text_is_there(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", noted)
-    first_key(path, clock)
+    first_key(keys_path, clock)
     assert names == ["first-key", "keys.json"]

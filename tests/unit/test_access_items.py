@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from app.relay import Upstream
 from app.services import Services
 from app.web import create_app
 from deployments.errors import BadRequest, OverQuota, Unavailable
-from deployments.principal import CURRENT, HEADER, SECRET_HEADER, Principal
+from deployments.principal import HEADER, SECRET_HEADER, Principal
 from deployments.secret import Door
-from tests.unit.access_fakes import SECRET
+from tests.unit.access_fakes import SECRET, acting_as
 from tests.unit.asgi import client_of, problem
 from tests.unit.fakes import FakeHerd, FakeModel
 from tests.waiting import eventually
@@ -54,15 +54,6 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await task
-
-
-@contextmanager
-def acting(principal: Principal) -> Iterator[None]:
-    token = CURRENT.set(principal)
-    try:
-        yield
-    finally:
-        CURRENT.reset(token)
 
 
 @dataclass
@@ -91,34 +82,34 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def test_items_are_held_until_they_are_done(desk: Desk) -> None:
-    with acting(desk.alice):
+    with acting_as(desk.alice):
         await desk.quota.reserve(ALLOWED)
     other = replace(desk.alice, request="r2")
-    with acting(other), pytest.raises(OverQuota) as caught:
+    with acting_as(other), pytest.raises(OverQuota) as caught:
         await desk.quota.reserve(1)
     assert (caught.value.reason, caught.value.retry_after_s) == ("quota_bulk_items", 5)
     assert "there are 10, and this call has 1" in caught.value.message
-    with acting(desk.alice):
+    with acting_as(desk.alice):
         await desk.quota.done(4)
-    with acting(other):
+    with acting_as(other):
         await desk.quota.reserve(4)
     assert desk.answered() == 4
 
 
 async def test_more_than_ever_allowed_is_a_bad_request(desk: Desk) -> None:
-    with acting(desk.alice), pytest.raises(BadRequest, match="send fewer at once") as caught:
+    with acting_as(desk.alice), pytest.raises(BadRequest, match="send fewer at once") as caught:
         await desk.quota.reserve(ALLOWED + 1)
     assert caught.value.param == "items"
 
 
 async def test_who_has_no_key_is_not_bounded(desk: Desk) -> None:
-    with acting(Principal(request="r1")):
+    with acting_as(Principal(request="r1")):
         await desk.quota.reserve(1 << 20)
 
 
 async def test_with_a_wrong_secret_nobody_can_say(desk: Desk) -> None:
     stranger = KeeperItemQuota(str(desk.quota._client.base_url), "wrong")
-    with acting(desk.alice), pytest.raises(Unavailable, match=NOBODY):
+    with acting_as(desk.alice), pytest.raises(Unavailable, match=NOBODY):
         await stranger.reserve(1)
     await stranger._client.aclose()
 
@@ -217,7 +208,7 @@ async def test_items_that_are_refused_at_once_are_not_held(desk: Desk) -> None:
 
 async def test_a_call_over_the_limit_asks_no_model(desk: Desk) -> None:
     model = FakeModel("llama")
-    with acting(replace(desk.alice, request="another")):
+    with acting_as(replace(desk.alice, request="another")):
         await desk.quota.reserve(ALLOWED - 2)
     async with caller(model, desk.quota, desk.alice) as client:
         for body in (calling(3), calling(3, stream=True)):
@@ -244,9 +235,9 @@ async def test_without_a_keeper_nothing_is_asked() -> None:
 
 
 async def test_the_end_of_a_call_gives_back_what_was_not_answered(desk: Desk) -> None:
-    with acting(desk.alice):
+    with acting_as(desk.alice):
         await desk.quota.reserve(ALLOWED)
     seen = {"uid": "r1", "method": "POST", "path": "/bulk", "key": desk.alice.key, "model": "-", "status": 499}
     desk.keeper.ended(json.dumps(seen).encode())
-    with acting(replace(desk.alice, request="r2")):
+    with acting_as(replace(desk.alice, request="r2")):
         await desk.quota.reserve(ALLOWED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +10,7 @@ from app.access.estimate import ANSWER_TOKENS
 from app.access.keeper import Answer
 from app.access.limits import Limits
 from deployments.principal import HEADER, Principal
-from tests.unit.access_fakes import BEGIN, DAY_S, Desk, error, event, line, open_desk
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with open_desk(tmp_path) as desk:
-        yield desk
+from tests.unit.access_fakes import BEGIN, DAY_S, Desk, error, event, line
 
 
 def test_a_key_is_admitted_with_its_principal_and_nothing_else(desk: Desk) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from app.access.estimate import ANSWER_TOKENS, Estimate
 from app.access.keeper import BATCHES_KEPT
 from app.access.limits import Limits
-from tests.unit.access_fakes import DAY_S, Desk, event, line, open_desk
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with open_desk(tmp_path) as desk:
-        yield desk
+from tests.unit.access_fakes import DAY_S, Desk, event, line
 
 
 def test_a_batch_that_comes_twice_counts_once(desk: Desk) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,9 @@ from app.access.ledger import Ledger
 from app.access.limits import Limits
 from app.access.tally import Tally
 from app.edge_config import EdgeKey
-from tests.unit.access_fakes import BEGIN, DAY_S, Desk, line, open_desk
+from tests.unit.access_fakes import BEGIN, DAY_S, Desk, line
 
 DAMAGED = '{"version": 1, "groups": ['
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with open_desk(tmp_path) as desk:
-        yield desk
 
 
 def test_a_damaged_file_leaves_what_was_known(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

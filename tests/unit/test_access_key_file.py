@@ -24,21 +24,6 @@ from app.access.key_store import KeyStore, first_key
 from tests.unit.access_fakes import BEGIN, ROOT, Clock, file_with, mode, taken, write
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "keys" / "keys.json"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> KeyStore:
-    return KeyStore(path, clock)
-
-
 @pytest.fixture(params=[0, 0o077])
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
@@ -58,17 +43,17 @@ def test_only_the_owner_reads_what_is_written(tmp_path: Path, clock: Clock) -> N
     }  # fmt: skip
 
 
-def test_a_folder_that_is_there_stays_as_it_is(path: Path, store: KeyStore) -> None:
-    path.parent.mkdir()
-    path.parent.chmod(0o750)
+def test_a_folder_that_is_there_stays_as_it_is(keys_path: Path, store: KeyStore) -> None:
+    keys_path.parent.mkdir()
+    keys_path.parent.chmod(0o750)
     store.create("alice")
-    assert mode(path.parent) == 0o750
+    assert mode(keys_path.parent) == 0o750
 
 
-def test_no_file_is_no_keys_and_reading_makes_none(store: KeyStore, path: Path) -> None:
+def test_no_file_is_no_keys_and_reading_makes_none(store: KeyStore, keys_path: Path) -> None:
     assert store.load() == EMPTY
     assert store.version() is None
-    assert not path.parent.exists()
+    assert not keys_path.parent.exists()
 
 
 def test_a_change_shows_in_the_version(store: KeyStore) -> None:
@@ -120,25 +105,25 @@ def test_a_link_stays_one(tmp_path: Path, clock: Clock) -> None:
     ],
 )
 def test_a_damaged_file_is_an_error_and_stays_as_it_is(
-    store: KeyStore, path: Path, content: str | bytes, why: str
+    store: KeyStore, keys_path: Path, content: str | bytes, why: str
 ) -> None:
-    write(path, content)
-    before = path.read_bytes()
-    for act in (store.load, lambda: store.create("alice"), lambda: store.revoke("x"), lambda: first_key(path)):
-        with pytest.raises(KeysError, match=re.escape(f"{path} is damaged: {why}")) as caught:
+    write(keys_path, content)
+    before = keys_path.read_bytes()
+    for act in (store.load, lambda: store.create("alice"), lambda: store.revoke("x"), lambda: first_key(keys_path)):
+        with pytest.raises(KeysError, match=re.escape(f"{keys_path} is damaged: {why}")) as caught:
             act()
         assert "; put a copy of it in its place, or move it away" in str(caught.value)
-    assert path.read_bytes() == before
+    assert keys_path.read_bytes() == before
 
 
-def test_a_newer_file_is_an_error_of_its_own(store: KeyStore, path: Path) -> None:
-    write(path, '{"version": 2, "people": []}')
+def test_a_newer_file_is_an_error_of_its_own(store: KeyStore, keys_path: Path) -> None:
+    write(keys_path, '{"version": 2, "people": []}')
     with pytest.raises(KeysError, match=r"of a newer Corral \(version 2, this one reads 1\); update Corral"):
         store.load()
 
 
-def test_what_is_damaged_is_told_without_what_lies_there(store: KeyStore, path: Path) -> None:
-    write(path, json.dumps(file_with(digest="5ec4e7" * 10, salt="5ec4e7")))
+def test_what_is_damaged_is_told_without_what_lies_there(store: KeyStore, keys_path: Path) -> None:
+    write(keys_path, json.dumps(file_with(digest="5ec4e7" * 10, salt="5ec4e7")))
     with pytest.raises(KeysError) as caught:
         store.load()
     assert "5ec4e7" not in str(caught.value)
@@ -147,23 +132,23 @@ def test_what_is_damaged_is_told_without_what_lies_there(store: KeyStore, path: 
 @pytest.mark.parametrize(
     ("bits", "done"), [(0o640, "read"), (0o604, "read"), (0o620, "write"), (0o602, "write"), (0o666, "write")]
 )
-def test_a_file_that_others_get_at_is_refused(store: KeyStore, path: Path, bits: int, done: str) -> None:
+def test_a_file_that_others_get_at_is_refused(store: KeyStore, keys_path: Path, bits: int, done: str) -> None:
     _, text = store.create("alice")
-    path.chmod(bits)
-    why = re.escape(f"others may {done} {path} (mode {bits:04o}); `chmod 600 {path}` mends it")
-    for act in (store.load, lambda: store.create("bob"), lambda: first_key(path)):
+    keys_path.chmod(bits)
+    why = re.escape(f"others may {done} {keys_path} (mode {bits:04o}); `chmod 600 {keys_path}` mends it")
+    for act in (store.load, lambda: store.create("bob"), lambda: first_key(keys_path)):
         with pytest.raises(KeysError, match=why) as caught:
             act()
         assert ("see whether all of" in str(caught.value)) == (done == "write")
-    path.chmod(0o600)
+    keys_path.chmod(0o600)
     assert taken(store.load(), text, BEGIN) is not None
 
 
-def test_somebody_elses_file_is_refused(store: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_elses_file_is_refused(store: KeyStore, keys_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create("alice")
-    owner = path.stat().st_uid
+    owner = keys_path.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: owner + 1)
-    why = f"{path} belongs to the user {owner}, .*`sudo chown {owner + 1} {path}`"
+    why = f"{keys_path} belongs to the user {owner}, .*`sudo chown {owner + 1} {keys_path}`"
     with pytest.raises(KeysError, match=why):
         store.load()
 
@@ -180,9 +165,9 @@ def test_a_place_that_is_no_file_is_refused(tmp_path: Path) -> None:
             act()
 
 
-def test_a_full_disk_leaves_the_old_file(store: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(store: KeyStore, keys_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record, _ = store.create("alice")
-    before = path.read_bytes()
+    before = keys_path.read_bytes()
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -191,8 +176,8 @@ def test_a_full_disk_leaves_the_old_file(store: KeyStore, path: Path, monkeypatc
         patch.setattr("os.fsync", full)
         with pytest.raises(KeysError, match="free some room there; nothing was changed"):
             store.create("bob")
-    assert path.read_bytes() == before
-    assert {each.name for each in path.parent.iterdir()} == {"keys.json", "keys.json.lock"}
+    assert keys_path.read_bytes() == before
+    assert {each.name for each in keys_path.parent.iterdir()} == {"keys.json", "keys.json.lock"}
     store.create("carol")
     assert [each.name for each in store.load().keys] == [record.name, "carol"]
 
@@ -202,7 +187,7 @@ def run(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_command_that_is_killed_in_the_middle_leaves_the_old_file(store: KeyStore, path: Path) -> None:
+def test_a_command_that_is_killed_in_the_middle_leaves_the_old_file(store: KeyStore, keys_path: Path) -> None:
     record, text = store.create("alice")
     code = """if True:
         import os, signal, sys
@@ -210,17 +195,17 @@ def test_a_command_that_is_killed_in_the_middle_leaves_the_old_file(store: KeySt
         from app.access.key_store import KeyStore
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
         KeyStore(Path(sys.argv[1])).create("bob")"""
-    with run(code, path) as killed:
+    with run(code, keys_path) as killed:
         assert killed.wait() == -signal.SIGKILL
-    assert {each.name for each in path.parent.iterdir()} == {"keys.json", "keys.json.lock", ".keys.json.new"}
+    assert {each.name for each in keys_path.parent.iterdir()} == {"keys.json", "keys.json.lock", ".keys.json.new"}
     assert store.load().keys == (record,)
     store.create("carol")
     assert [each.name for each in store.load().keys] == ["alice", "carol"]
     assert taken(store.load(), text, BEGIN) == record
-    assert not (path.parent / ".keys.json.new").exists()
+    assert not (keys_path.parent / ".keys.json.new").exists()
 
 
-def test_four_at_once_lose_nothing(path: Path) -> None:
+def test_four_at_once_lose_nothing(keys_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
@@ -230,7 +215,7 @@ def test_four_at_once_lose_nothing(path: Path) -> None:
         sys.stdin.readline()
         for number in range(10):
             print(store.create(f"{sys.argv[2]} {number}")[1])"""
-    processes = [run(code, path, number) for number in range(4)]
+    processes = [run(code, keys_path, number) for number in range(4)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -240,7 +225,7 @@ def test_four_at_once_lose_nothing(path: Path) -> None:
         process.stdin.flush()
     texts = "".join(process.communicate()[0] for process in processes).split()
     assert [process.returncode for process in processes] == [0] * 4
-    file = KeyStore(path).load()
+    file = KeyStore(keys_path).load()
     assert sorted(key.name for key in file.keys) == sorted(f"{n} {m}" for n in range(4) for m in range(10))
     now = max(key.created for key in file.keys)
     assert {file.by_id[text.split("-")[1]] for text in texts if taken(file, text, now)} == set(file.keys)

@@ -15,27 +15,12 @@ from deployments.principal import Principal
 from tests.unit.access_fakes import BEGIN, DAY_S, Clock, taken
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "keys" / "keys.json"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> KeyStore:
-    return KeyStore(path, clock)
-
-
-def test_a_key_comes_back_as_it_was_made(store: KeyStore, path: Path, clock: Clock) -> None:
+def test_a_key_comes_back_as_it_was_made(store: KeyStore, keys_path: Path, clock: Clock) -> None:
     limits = Limits(requests_per_minute=60, bulk_items=5)
     record, text = store.create("alice, laptop", "lab", ("rag:handbook", "metrics"), limits, 2.5, BEGIN + DAY_S)
     assert KEY.fullmatch(text)
     assert text.split("-")[1] == record.id
-    again = KeyStore(path, clock).load()
+    again = KeyStore(keys_path, clock).load()
     assert again.keys == (record,)
     assert again.groups == (GroupRecord(name="lab"),)
     assert taken(again, text, clock()) == record
@@ -60,10 +45,10 @@ def test_a_key_is_a_principal(store: KeyStore) -> None:
     assert alone.principal(store.load().group(alone.group)).group_weight == 1
 
 
-def test_nothing_that_lets_in_is_kept(store: KeyStore, path: Path) -> None:
+def test_nothing_that_lets_in_is_kept(store: KeyStore, keys_path: Path) -> None:
     texts = [store.create("alice")[1], store.create("bob")[1]]
     texts += [store.rotate("alice", 60)[1]]
-    left = b"".join(each.read_bytes() for each in path.parent.iterdir())
+    left = b"".join(each.read_bytes() for each in keys_path.parent.iterdir())
     for text in texts:
         assert text.encode() not in left
         assert text.split("-")[2].encode() not in left
@@ -196,18 +181,18 @@ def test_groups_are_made_and_changed(store: KeyStore) -> None:
     ],
 )
 def test_wrong_fields_are_named_and_nothing_is_kept(
-    store: KeyStore, path: Path, arguments: dict[str, Any], why: str
+    store: KeyStore, keys_path: Path, arguments: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(KeysError, match=re.escape(why)):
         store.create(**{"name": "alice", **arguments})
-    assert not path.exists()
+    assert not keys_path.exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "-x"])
-def test_a_group_needs_a_name(store: KeyStore, path: Path, name: str) -> None:
+def test_a_group_needs_a_name(store: KeyStore, keys_path: Path, name: str) -> None:
     with pytest.raises(KeysError, match="name"):
         store.set_group(name)
-    assert not path.exists()
+    assert not keys_path.exists()
 
 
 def test_wrong_changes_leave_the_key(store: KeyStore) -> None:

@@ -8,8 +8,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -21,28 +20,9 @@ from app.access import usage_tables
 from app.access.counts import FIELDS, Counts, Field, UsageRow
 from app.access.ledger import Ledger
 from app.access.usage_tables import LedgerError
-from tests.unit.access_fakes import DAY_S, Clock, beside, total
+from tests.unit.access_fakes import DAY_S, NOON, Clock, beside, total
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 TODAY = date(2026, 3, 1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(NOON)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger" / "usage.sqlite"
-
-
-@pytest.fixture
-def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
-    found = Ledger.open(path, clock=clock)
-    yield found
-    with suppress(LedgerError):
-        found.close()
 
 
 Note = tuple[int, str, str, str, Counts]
@@ -89,14 +69,14 @@ def test_sums_are_those_of_all_notes(
     assert rows == sorted(rows, key=lambda row: tuple(str(getattr(row, name) or "") for name in FIELDS))
 
 
-def test_what_is_not_flushed_is_shown_and_not_in_the_file_yet(ledger: Ledger, path: Path) -> None:
+def test_what_is_not_flushed_is_shown_and_not_in_the_file_yet(ledger: Ledger, ledger_path: Path) -> None:
     ledger.note("k", "g", "m", Counts(1, prompt_tokens=5))
     ledger.flush()
     ledger.note("k", "g", "m", Counts(2, prompt_tokens=7, bulk_items=1))
     assert ledger.usage() == [UsageRow(TODAY, "k", None, "m", Counts(3, prompt_tokens=12, bulk_items=1))]
-    assert total(path) == Counts(1, prompt_tokens=5)
+    assert total(ledger_path) == Counts(1, prompt_tokens=5)
     ledger.close()
-    assert total(path) == Counts(3, prompt_tokens=12, bulk_items=1)
+    assert total(ledger_path) == Counts(3, prompt_tokens=12, bulk_items=1)
 
 
 def test_a_row_tells_what_was_asked_for_apart(ledger: Ledger) -> None:
@@ -107,23 +87,25 @@ def test_a_row_tells_what_was_asked_for_apart(ledger: Ledger) -> None:
     assert ledger.usage(by=[])[0].to_json() == counts
 
 
-def test_a_flush_of_nothing_leaves_the_file_alone(ledger: Ledger, path: Path) -> None:
-    os.utime(path, (1, 1))
+def test_a_flush_of_nothing_leaves_the_file_alone(ledger: Ledger, ledger_path: Path) -> None:
+    os.utime(ledger_path, (1, 1))
     ledger.flush()
-    assert path.stat().st_mtime == 1
+    assert ledger_path.stat().st_mtime == 1
     ledger.note("k", "g", "m", Counts(1))
     ledger.flush()
-    assert path.stat().st_mtime != 1
+    assert ledger_path.stat().st_mtime != 1
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
-def test_days_are_those_of_utc(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+def test_days_are_those_of_utc(
+    ledger_path: Path, ledger_clock: Clock, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        with closing(Ledger.open(path, clock=clock)) as ledger:
+        with closing(Ledger.open(ledger_path, clock=ledger_clock)) as ledger:
             midnight = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
-            for clock.now in (midnight - 0.001, midnight, midnight + DAY_S - 0.001, midnight + DAY_S):
+            for ledger_clock.now in (midnight - 0.001, midnight, midnight + DAY_S - 0.001, midnight + DAY_S):
                 ledger.note("k", "g", "m", Counts(1))
             ledger.flush()
             days = {row.day: row.counts.requests for row in ledger.usage(by=["day"])}
@@ -135,29 +117,31 @@ def test_days_are_those_of_utc(path: Path, clock: Clock, monkeypatch: pytest.Mon
         time.tzset()
 
 
-def test_only_the_owner_reads_it_and_its_copies(path: Path, tmp_path: Path) -> None:
-    path.parent.mkdir()
-    path.touch(mode=0o644)
+def test_only_the_owner_reads_it_and_its_copies(ledger_path: Path, tmp_path: Path) -> None:
+    ledger_path.parent.mkdir()
+    ledger_path.touch(mode=0o644)
     before = os.umask(0)
     try:
-        with closing(Ledger.open(path)) as ledger:
+        with closing(Ledger.open(ledger_path)) as ledger:
             ledger.note("k", "g", "m", Counts(1))
             ledger.flush()
             ledger.snapshot().save(tmp_path / "new" / "copy")
     finally:
         os.umask(before)
-    for made in (path, tmp_path / "new" / "copy"):
+    for made in (ledger_path, tmp_path / "new" / "copy"):
         assert made.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM usage"])
-def test_who_holds_the_file_for_long_costs_nothing(path: Path, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
+def test_who_holds_the_file_for_long_costs_nothing(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
     monkeypatch.setattr(usage_tables, "LOCKED_S", 0)
-    with closing(Ledger.open(path)) as ledger:
+    with closing(Ledger.open(ledger_path)) as ledger:
         ledger.note("k", "g", "m", Counts(1))
         ledger.flush()
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        with closing(sqlite3.connect(ledger_path, isolation_level=None)) as other:
             for statement in lock.split(";"):
                 other.execute(statement).fetchone()
             ledger.flush()  # there is nothing to write
@@ -166,28 +150,28 @@ def test_who_holds_the_file_for_long_costs_nothing(path: Path, monkeypatch: pyte
                 ledger.flush()
             if "EXCLUSIVE" in lock:
                 with pytest.raises(LedgerError, match=r"usage\.sqlite: database is locked"):
-                    ledger.snapshot().save(path.with_name("copy"))
+                    ledger.snapshot().save(ledger_path.with_name("copy"))
         ledger.flush()
-    assert total(path) == Counts(2)
-    assert beside(path) == ["usage.sqlite"]
+    assert total(ledger_path) == Counts(2)
+    assert beside(ledger_path) == ["usage.sqlite"]
 
 
-def test_a_snapshot_is_saved_by_another_thread_and_is_of_its_time(ledger: Ledger, path: Path) -> None:
+def test_a_snapshot_is_saved_by_another_thread_and_is_of_its_time(ledger: Ledger, ledger_path: Path) -> None:
     ledger.note("k", "g", "m", Counts(1))
     ledger.flush()
     ledger.note("k", "g", "m", Counts(1))
     snapshot = ledger.snapshot()
     ledger.note("k", "g", "m", Counts(1))
     ledger.flush()
-    thread = threading.Thread(target=snapshot.save, args=(path.with_name("copy"),))
+    thread = threading.Thread(target=snapshot.save, args=(ledger_path.with_name("copy"),))
     thread.start()
     thread.join()
-    assert total(path.with_name("copy")) == Counts(2)
-    assert total(path) == Counts(3)
+    assert total(ledger_path.with_name("copy")) == Counts(2)
+    assert total(ledger_path) == Counts(3)
 
 
-def test_who_reads_the_copy_always_finds_a_whole_one(ledger: Ledger, path: Path) -> None:
-    copy, done, seen = path.with_name("copy"), threading.Event(), []
+def test_who_reads_the_copy_always_finds_a_whole_one(ledger: Ledger, ledger_path: Path) -> None:
+    copy, done, seen = ledger_path.with_name("copy"), threading.Event(), []
     ledger.snapshot().save(copy)
 
     def look() -> None:
@@ -210,15 +194,15 @@ def test_who_reads_the_copy_always_finds_a_whole_one(ledger: Ledger, path: Path)
     reader.join()
     assert seen[-1] == (200, 40, 40)
     assert all(count in (0, 200) and least == most for count, least, most in seen)
-    assert beside(path) == ["copy", "usage.sqlite"]
+    assert beside(ledger_path) == ["copy", "usage.sqlite"]
 
 
-def test_a_copy_has_nothing_of_a_transaction_that_is_not_done(ledger: Ledger, path: Path) -> None:
+def test_a_copy_has_nothing_of_a_transaction_that_is_not_done(ledger: Ledger, ledger_path: Path) -> None:
     ledger.note("k", "g", "m", Counts(1))
     ledger.flush()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(ledger_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE usage SET requests = 100")
-        ledger.snapshot().save(path.with_name("copy"))
+        ledger.snapshot().save(ledger_path.with_name("copy"))
         other.execute("ROLLBACK")
-    assert total(path.with_name("copy")) == Counts(1)
+    assert total(ledger_path.with_name("copy")) == Counts(1)

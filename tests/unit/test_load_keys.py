@@ -134,6 +134,6 @@ def test_an_overload_lasts_five_minutes_unless_said() -> None:
 
 def test_a_service_is_found_by_the_state_that_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
-    write_state(ServiceState("bench-7-ab12", 4711, 0.0, "pocket", str(tmp_path), "http://127.0.0.1:1"))
+    write_state(ServiceState("bench-7-ab12", 4711, "", "pocket", str(tmp_path), "http://127.0.0.1:1"))
     (tmp_path / "bench-7-ab12-usage.db").touch()
     assert process_id(tmp_path) == 4711

@@ -19,19 +19,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.keys.client import Answer, Request
+from loadtests.keys import figures
+from loadtests.keys.client import Answer, Asking, Request
 from loadtests.keys.counters import between, counts_of, settled
 from loadtests.keys.crew import Crew, shares
-from loadtests.keys.figures import (
-    Window,
-    accounts_of,
-    codes_of,
-    first_texts_ms,
-    refusals_ms,
-    served_ms,
-    shares_of,
-    times_of,
-)
 from loadtests.keys.open_loop import Part, Schedule, Sent, poisson, send
 from loadtests.keys.overload import Overloaded, Peak, Service, cost_ms, peak
 from loadtests.keys.processors import computed_by, parts, shown, spent_s
@@ -79,7 +70,7 @@ def test_shares_are_as_equal_as_whole_numbers_are(total: int, parts: int) -> Non
 
 
 def test_goodput_is_of_whole_answers_that_ended_in_the_window() -> None:
-    window = Window(10.0, 20.0)
+    window = figures.Window(10.0, 20.0)
     answers = [
         answered(5, 9.9),
         answered(5, 10.0),
@@ -94,41 +85,41 @@ def test_goodput_is_of_whole_answers_that_ended_in_the_window() -> None:
 
 def test_every_request_is_answered_refused_or_lost() -> None:
     answers = [answered(0, 1), answered(0, 1, 429), answered(0, 1, 503), BROKEN, CUT]
-    accounts = accounts_of(answers, {200: 2, 429: 1, 503: 1})
+    accounts = figures.accounts_of(answers, {200: 2, 429: 1, 503: 1})
     assert (accounts.sent, accounts.answered, accounts.refused, accounts.lost) == (5, 1, 1, 3)
     assert accounts.statuses == {0: 1, 200: 2, 429: 1, 503: 1}
     assert accounts.disagreement == 0
-    assert codes_of(answers) == {"queue_full": 2, "broken off": 1, "CancelledError": 1}
+    assert figures.codes_of(answers) == {"queue_full": 2, "broken off": 1, "CancelledError": 1}
 
 
 @pytest.mark.parametrize(
     ("edge", "disagreement"), [({200: 1, 429: 1}, 0), ({200: 2}, 2), ({}, 2), ({200: 1, 429: 1, 499: 4}, 4)]
 )
 def test_what_the_edge_counts_otherwise(edge: Mapping[int, int], disagreement: int) -> None:
-    assert accounts_of([answered(0, 1), answered(0, 1, 429)], edge).disagreement == disagreement
+    assert figures.accounts_of([answered(0, 1), answered(0, 1, 429)], edge).disagreement == disagreement
 
 
 def test_times_are_of_those_that_they_are_of() -> None:
     answers = [answered(0, 1), answered(0, 3, late_s=0.5), answered(0, 0.25, 429), BROKEN, CUT]
-    assert refusals_ms(answers) == [250]
-    assert served_ms(answers) == [1000, 3000]
-    assert first_texts_ms(answers) == [500, 1500]
+    assert figures.refusals_ms(answers) == [250]
+    assert figures.served_ms(answers) == [1000, 3000]
+    assert figures.first_texts_ms(answers) == [500, 1500]
     assert answers[1].late_ms == 500
-    found = times_of([1.0, 2.0, 3.0, 4.0, 100.0])
+    found = figures.times_of([1.0, 2.0, 3.0, 4.0, 100.0])
     assert (found.p50, found.most, str(found).split(",")[0]) == (3.0, 100.0, "p50 3.0")
-    assert isnan(times_of([]).p99)
+    assert isnan(figures.times_of([]).p99)
 
 
 def test_each_keys_share_of_the_answers() -> None:
     answers = [answered(0, 1, key="a"), answered(0, 1, key="b"), answered(0, 1, key="b"), answered(0, 1, 429, key="c")]
-    assert shares_of(answers, ["a", "b", "c"]) == [pytest.approx(1 / 3), pytest.approx(2 / 3), 0]
-    assert shares_of([], ["a"]) == [0]
+    assert figures.shares_of(answers, ["a", "b", "c"]) == [pytest.approx(1 / 3), pytest.approx(2 / 3), 0]
+    assert figures.shares_of([], ["a"]) == [0]
 
 
 def test_an_overload_is_judged_by_both_peaks_and_both_sides() -> None:
-    window, spent = Window(0.0, 10.0), {"engine": 0.3, "edge": 0.08}
+    window, spent = figures.Window(0.0, 10.0), {"engine": 0.3, "edge": 0.08}
     answers = [answered(1, 2) for _ in range(19)] + [answered(1, 1.05, 429) for _ in range(21)]
-    accounts = accounts_of(answers, {200: 19, 429: 21})
+    accounts = figures.accounts_of(answers, {200: 19, 429: 21})
     good = Overloaded((Peak(2.0, 15), Peak(2.2, 17)), window, Sent(tuple(answers), 1.0), accounts, ("a",), spent)
     assert good.peak_per_s == pytest.approx(2.1)
     assert good.goodput == pytest.approx(1.9 / 2.1)
@@ -137,7 +128,7 @@ def test_an_overload_is_judged_by_both_peaks_and_both_sides() -> None:
     assert good.goodput_for_equal_time == pytest.approx(0.8)
     assert [each.kept for each in good.judged()] == [True] * 5
     one, lost = Peak(4.0, 15), (*answers, CUT, answered(1, 1.2, 429))
-    bad = Overloaded((one, one), window, Sent(lost, 1.0), accounts_of([CUT], {429: 1}), (), {})
+    bad = Overloaded((one, one), window, Sent(lost, 1.0), figures.accounts_of([CUT], {429: 1}), (), {})
     assert [each.kept for each in bad.judged()] == [False] * 5
     assert "sent 40 = answered 19 + refused 21 + lost 0; the client saw {200: 19, 429: 21}" in "\n".join(good.lines())
     assert isnan(cost_ms(spent, 0))
@@ -195,9 +186,9 @@ def test_processes_together_send_all_and_see_every_answer() -> None:
     schedule = poisson(200.0, 0.5, 3, seed=2)
     with on_a_thread(endpoint) as url, Crew(2) as crew:
         request = Request(url, MODEL, 3, 2)
-        began_s, sent = crew.open(request, ("x", "y", "z"), schedule)
+        began_s, sent = crew.open(Asking(request, ("x", "y", "z")), schedule)
         asked = len(endpoint.asked)
-        closed = crew.closed(request, ("x", "y"), 3, 0.2)
+        closed = crew.closed(Asking(request, ("x", "y")), 3, 0.2)
     assert asked == len(sent.answers) == len(schedule.dues_s)
     assert all(each.good and each.sent_s >= each.due_s >= began_s for each in sent.answers)
     assert sorted(each.due_s - began_s for each in sent.answers) == pytest.approx(list(schedule.dues_s))
@@ -218,10 +209,10 @@ def test_what_has_no_end_is_cut_off_and_lost(monkeypatch: pytest.MonkeyPatch) ->
 
     with on_a_thread(Endpoint(handlers={"/v1/chat/completions": silence})) as url:
         schedule = Schedule((0.0, 0.01), (0, 0))
-        sent = send(Part(Request(url, MODEL, 3, 2), ("x",), schedule, time.perf_counter()))
+        sent = send(Part(Asking(Request(url, MODEL, 3, 2), ("x",)), schedule, time.perf_counter()))
         free.set()
     assert [(each.status, each.good, each.code) for each in sent.answers] == [(0, False, "CancelledError")] * 2
-    assert accounts_of(sent.answers, {}).lost == 2
+    assert figures.accounts_of(sent.answers, {}).lost == 2
 
 
 def test_a_service_that_answers_nothing_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +220,10 @@ def test_a_service_that_answers_nothing_has_no_peak(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("loadtests.keys.overload.PEAK_S", 0.2)
     endpoint = Endpoint(models=("another",))
     with on_a_thread(endpoint) as url, Crew(1) as crew:
-        asked = Service(Request(url, MODEL, 3, 2), ("x",), dict, dict)
+        asked = Service(Asking(Request(url, MODEL, 3, 2), ("x",)), dict, dict)
         with pytest.raises(RuntimeError, match=r"none of \d+ requests was answered: \{'unreadable': \d+\}"):
             peak(crew, asked, 2)
-        found = peak(crew, replace(asked, request=Request(url, "another", 3, 2), computed=lambda: {1: ("a", 0.0)}), 2)
+        another = Asking(Request(url, "another", 3, 2), ("x",))
+        found = peak(crew, replace(asked, asking=another, computed=lambda: {1: ("a", 0.0)}), 2)
     assert found.per_s > 0
     assert found.cost_ms == 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from app.monitoring.figures import figures
+from app.monitoring.figures import Figures, figures
 from app.monitoring.page import duration, number, page, seconds
 from app.monitoring.places import Place
 from app.monitoring.scrape import Scrape
@@ -77,6 +79,11 @@ def later(text: str) -> str:
     return text
 
 
+def between() -> Figures:
+    """Those of four seconds."""
+    return figures(Scrape.of(BEFORE, 10), Scrape.of(later(BEFORE), 14))
+
+
 def test_what_needs_no_earlier_scrape_is_told_at_once() -> None:
     told = figures(None, Scrape.of(BEFORE, 10))
     llama, bad = told.models
@@ -88,7 +95,7 @@ def test_what_needs_no_earlier_scrape_is_told_at_once() -> None:
 
 
 def test_rates_and_quantiles_are_those_of_the_interval() -> None:
-    told = figures(Scrape.of(BEFORE, 10), Scrape.of(later(BEFORE), 14))
+    told = between()
     llama = told.models[0]
     assert told.interval_s == 4
     assert llama.completion_tokens_per_s == (100 + 60) / 4
@@ -100,9 +107,8 @@ def test_rates_and_quantiles_are_those_of_the_interval() -> None:
 
 
 def look() -> Look:
-    told = figures(Scrape.of(BEFORE, 10), Scrape.of(later(BEFORE), 14))
     keys = tuple(KeyUsage(f"abcdefg{number}", f"ana {number}", 3, 1, 1_000_000, 50) for number in range(7))
-    return Look(1400.0, "default", Place(reach("x", "http://10.0.0.7:31044", 1), "serving"), told, keys)
+    return Look(1400.0, "default", Place(reach("x", "http://10.0.0.7:31044", 1), "serving"), between(), keys)
 
 
 def rendered(shown: Look, width: int) -> list[str]:
@@ -150,24 +156,24 @@ def test_json_has_the_same_without_what_is_old() -> None:
     assert (away["trouble"], away["models"], away["interval_s"]) == ("it does not answer", [], None)
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(None, "-"), (0, "0"), (0.25, "0.2"), (7, "7"), (12.34, "12.3"), (99.96, "100"), (9_999, "9999"),
-     (10_000, "10.0k"), (1_234_567, "1235k"), (45_000_000, "45.0M")],
-)  # fmt: skip
-def test_numbers_are_short(value: float | None, shown: str) -> None:
-    assert number(value) == shown
+NUMBERS = {
+    None: "-", 0: "0", 0.25: "0.2", 7: "7", 12.34: "12.3", 99.96: "100", 9_999: "9999", 10_000: "10.0k",
+    1_234_567: "1235k", 45_000_000: "45.0M",
+}  # fmt: skip
+SECONDS = {
+    None: "-", 0.0004: "0.4ms", 0.0123: "12ms", 0.0999: "100ms", 0.95: "950ms", 0.9996: "1.00s", 5.239: "5.24s",
+    75.4: "75s",
+}  # fmt: skip
+DURATIONS = {-3: "0 s", 119: "119 s", 120: "0:02:00", 90_061: "25:01:01"}
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [(None, "-"), (0.0004, "0.4ms"), (0.0123, "12ms"), (0.0999, "100ms"), (0.95, "950ms"), (0.9996, "1.00s"),
-     (5.239, "5.24s"), (75.4, "75s")],
-)  # fmt: skip
-def test_seconds_are_short(value: float | None, shown: str) -> None:
-    assert seconds(value) == shown
-
-
-@pytest.mark.parametrize(("value", "shown"), [(-3, "0 s"), (119, "119 s"), (120, "0:02:00"), (90_061, "25:01:01")])
-def test_durations(value: float, shown: str) -> None:
-    assert duration(value) == shown
+    ("write", "value", "shown"),
+    [
+        (write, value, shown)
+        for write, expected in ((number, NUMBERS), (seconds, SECONDS), (duration, DURATIONS))
+        for value, shown in expected.items()
+    ],
+)
+def test_a_figure_is_short(write: Callable[[Any], str], value: float | None, shown: str) -> None:
+    assert write(value) == shown
