@@ -249,7 +249,9 @@ def fetch(
 def _service_json(progress: Any) -> dict[str, Any]:
     models = {model: status.to_json() for model, status in progress.models.items()}
     change = change_of(progress.state)
-    return {**progress.state.to_json(), "models": models, "change": change.to_json() if change else None}
+    state = progress.state
+    told = {**state.to_json(), "disk_full": state.disk_full}
+    return {**told, "models": models, "change": change.to_json() if change else None}
 
 
 def _guarded(command: Callable[[], Any]) -> int:

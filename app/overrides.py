@@ -22,7 +22,15 @@ from deployments.config import ModelSpec
 from deployments.tribunal.config import TribunalSpec
 
 RESERVED = frozenset(
-    {"CORRAL_PROFILE", "CORRAL_STATE_DIR", "CORRAL_NAME", "CORRAL_PROGRESS_DIR", "CORRAL_MODEL", "CORRAL_API_KEY"}
+    {
+        "CORRAL_PROFILE",
+        "CORRAL_STATE_DIR",
+        "CORRAL_RUN_DIR",
+        "CORRAL_NAME",
+        "CORRAL_PROGRESS_DIR",
+        "CORRAL_MODEL",
+        "CORRAL_API_KEY",
+    }
 )
 """Variables that are not settings: read by load_settings and the commands, or set inside a service."""
 

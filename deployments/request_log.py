@@ -89,6 +89,7 @@ def start_log(component: str, folder: Path | None = None) -> None:
 
     component: part of the file's name. folder: in place of Serve's.
     """
+    lose_what_does_not_fit()
     logger = logging.getLogger("corral")
     if any(isinstance(handler, PrivateFile) for handler in logger.handlers):
         return
@@ -102,6 +103,15 @@ def start_log(component: str, folder: Path | None = None) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def lose_what_does_not_fit() -> None:
+    """On a full disk a line of a log is lost, and nothing else.
+
+    logging would tell of each on standard error, which Serve makes lines of the same log: without end, until the
+    request fails.
+    """
+    logging.raiseExceptions = False
 
 
 def serve_folder() -> Path | None:

@@ -47,12 +47,13 @@ async def follow(
     timeout_s: float | None = None,
     sleep: Sleep = asyncio.sleep,
     clock: Callable[[], float] = time.time,
+    local: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Look]:
     """Look again and again until every model is ready, idle or failed. Raises LaunchError if that cannot be any more.
 
-    Raises Unavailable only if neither SLURM nor the job say anything for long.
+    Raises Unavailable only if neither SLURM nor the job say anything for long. local: of a clock that nobody moves.
     """
-    watch, began = Watch(client, job_id, clock), clock()
+    watch, began = Watch(client, job_id, local), local()
     try:
         while True:
             seen = see(at, job_id, watch.seen())
@@ -63,19 +64,20 @@ async def follow(
             if watch.asked and seen.problem(clock()):
                 await sleep(LAST_WORDS_S)
                 raise LaunchError(see(at, job_id, watch.seen()).problem(clock()) or seen.problem(clock()))
-            _check_patience(seen, began, timeout_s, watch.silent_since, clock())
+            silent_s = 0.0 if watch.silent_since is None or seen.fresh(clock()) else local() - watch.silent_since
+            _check_patience(seen, local() - began, timeout_s, silent_s)
             await sleep(POLL_S)
     finally:
         await watch.close()
 
 
-def _check_patience(seen: Look, began: float, timeout_s: float | None, silent_since: float | None, now: float) -> None:
-    if timeout_s is not None and now - began > timeout_s:
+def _check_patience(seen: Look, waited_s: float, timeout_s: float | None, silent_s: float) -> None:
+    if timeout_s is not None and waited_s > timeout_s:
         raise LaunchError(
             f"not ready after {timeout_s:g} s; job {seen.job_id} goes on: `corral slurm status` shows it, "
             f"`corral slurm down` ends it"
         )
-    if silent_since is not None and now - silent_since > SILENCE_S and not seen.fresh(now):
+    if silent_s > SILENCE_S:
         raise Unavailable(f"SLURM's controller does not answer for {SILENCE_S} s, and job {seen.job_id} says nothing")
 
 

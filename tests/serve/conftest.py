@@ -14,7 +14,9 @@ from tests.serve.herd import write_herd
 from tests.serve.service import RunningService, running_corral
 from tests.waiting import PATIENCE_S
 
-LAST = ("test_recovery", "test_tribunal_loss", "test_interrupt", "test_serve_deploy", "test_faults")
+LAST = (
+    "test_recovery", "test_tribunal_loss", "test_interrupt", "test_serve_deploy", "test_faults", "test_disk_and_clock",
+)  # fmt: skip
 """Modules that disturb the shared service or load the machine, in this order, after all others."""
 
 

@@ -145,9 +145,11 @@ def listening_ports(connections: Iterable[Any]) -> set[int]:
 
 
 @contextmanager
-def running_corral(name: str, profile: Path, port: int, state_dir: Path) -> Iterator[RunningService]:
-    """`corral up`, then `corral down`; whatever it leaves behind is an error."""
-    environment = service_environment(state_dir, name)
+def running_corral(
+    name: str, profile: Path, port: int, state_dir: Path, surroundings: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
+    """`corral up`, then `corral down`; whatever it leaves behind is an error. surroundings: more of its environment."""
+    environment = {**service_environment(state_dir, name), **(surroundings or {})}
     service = RunningService(name, f"http://127.0.0.1:{port}", profile, state_dir)
     try:
         up = run_corral(environment, "up", "--profile", str(profile), "--json", "--timeout", "900", timeout_s=1000)

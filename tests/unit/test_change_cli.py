@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from app.change.records import FOLDER, ChangeFolder, ChangeStatus
+from app.processes import birth
 from app.settings import load_settings
 from app.state import ServiceState, write_state
 from tests.unit.conftest import Corral
@@ -29,8 +30,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CORRAL_STATE_DIR", str(tmp_path / "state"))
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    me = psutil.Process()
-    write_state(ServiceState("s", me.pid, me.create_time(), "old", str(run_dir), "http://127.0.0.1:1", "serving"))
+    me = os.getpid()
+    write_state(ServiceState("s", me, birth(me), "old", str(run_dir), "http://127.0.0.1:1", "serving"))
     (run_dir / "settings.json").write_text(load_settings(written(tmp_path), {}).model_dump_json())
     ChangeFolder(run_dir / FOLDER).open()
     return run_dir

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -17,6 +17,7 @@ from app.access.key_store import KeyStore
 from app.launch import LaunchError, NotRunningError
 from app.monitoring.files import Watched, config, watched, write
 from app.monitoring.targets import Targets, follow, local_folder
+from app.processes import birth
 from app.settings import Settings, load_settings
 from app.state import ServiceState, write_state
 
@@ -40,9 +41,8 @@ def mode(path: Path) -> int:
 def running(tmp_path: Path, phase: str = "serving", address: str = URL, certificate: str = "") -> ServiceState:
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "settings.json").write_text(settings(keys="off").model_dump_json())
-    me = psutil.Process()
-    run_dir, created = str(tmp_path / "run"), me.create_time()
-    state = ServiceState("mine", me.pid, created, "pocket", run_dir, address, phase, certificate=certificate)
+    run_dir, created = str(tmp_path / "run"), birth(os.getpid())
+    state = ServiceState("mine", os.getpid(), created, "pocket", run_dir, address, phase, certificate=certificate)
     write_state(state)
     return state
 
@@ -118,7 +118,7 @@ def test_targets_follow_a_service_of_this_host_where_anybody_asked_for_them(tmp_
     back = running(tmp_path, address="http://127.0.0.1:8001")
     follow(back)
     assert json.loads(file.read_text())[0]["targets"] == ["127.0.0.1:8001"]
-    follow(replace(back, created=back.created - 60))  # it was killed, and its id is another's
+    follow(replace(back, created=""))  # it was killed, and its id is another's
     assert json.loads(file.read_text()) == []
 
 

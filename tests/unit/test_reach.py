@@ -36,7 +36,7 @@ def service(certificate: Certificate, tmp_path: Path) -> Iterator[ServiceState]:
     (tmp_path / "first-key").write_text(f"{KEY}\n")
     with tls_service(certificate) as port:
         state = ServiceState(
-            "mine", 1, 0.0, "pocket", str(tmp_path), f"https://127.0.0.1:{port}", "serving",
+            "mine", 1, "", "pocket", str(tmp_path), f"https://127.0.0.1:{port}", "serving",
             key_file=str(tmp_path / "first-key"), certificate=str(certificate.certificate_path),
         )  # fmt: skip
         write_state(state)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +19,28 @@ from deployments import request_log
 from deployments.principal import CURRENT, Principal
 from deployments.request_log import NOTES, PrivateFile, note, start_log, tell
 
+ON_A_FULL_DISK = """
+import logging, sys
+from ray.serve._private.logging_utils import StreamToLogger
+from deployments.request_log import start_log
+logger = logging.getLogger("ray.serve")
+logger.addHandler(logging.FileHandler("/dev/full"))
+logger.propagate = False
+sys.stderr = StreamToLogger(logger, logging.INFO, sys.stderr)
+start_log("replica")
+logger.warning("a line for which there is no room")
+print("and the request goes on")
+"""
+"""Serve sends what its replicas write to standard error to their logs."""
+
 
 @contextmanager
 def closed_afterwards() -> Iterator[None]:
     """What start_log did to the process is undone."""
     logger = logging.getLogger("corral")
-    level, propagate = logger.level, logger.propagate
+    level, propagate, raises = logger.level, logger.propagate, logging.raiseExceptions
     yield
+    logging.raiseExceptions = raises
     for handler in [each for each in logger.handlers if isinstance(each, PrivateFile)]:
         logger.removeHandler(handler)
         handler.close()
@@ -118,3 +135,9 @@ def test_lines_about_one_request_are_read_alone(tmp_path: Path) -> None:
     path = tmp_path / "edge.log"
     path.write_text("".join(f'{{"id":"r{number}"}}\n' for number in range(30)))
     assert [line for _, line in read([path], 2, False, about='"r1')] == ['{"id":"r18"}', '{"id":"r19"}']
+
+
+def test_a_line_for_which_there_is_no_room_costs_its_request_nothing() -> None:
+    words = [sys.executable, "-c", ON_A_FULL_DISK]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert (done.returncode, done.stdout) == (0, "and the request goes on\n"), done.stderr[-2000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -12,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.bounded_log import say
 from app.launch import LaunchError, NotRunningError, look, start, stop
 from app.log_files import read
 from app.ports import free_ports, free_range, taken
+from app.processes import birth
 from app.serve_config import serve_config
 from app.settings import load_settings
 from app.state import ServiceState, read_state, state_path, write_state
@@ -28,7 +31,7 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def service(tmp_path: Path, **changes: object) -> ServiceState:
     me = psutil.Process()
-    fields = {"name": "s", "pid": me.pid, "created": me.create_time(), "profile": "pocket",
+    fields = {"name": "s", "pid": me.pid, "created": birth(me.pid), "profile": "pocket",
               "run_dir": str(tmp_path), "address": "http://127.0.0.1:1"}  # fmt: skip
     return ServiceState(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -42,7 +45,7 @@ def test_a_state_comes_back_and_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_a_process_is_known_by_its_id_and_its_start(tmp_path: Path) -> None:
     assert service(tmp_path).alive()
-    assert not service(tmp_path, created=1.0).alive()
+    assert not service(tmp_path, created=birth(os.getppid())).alive()
 
 
 def test_a_broken_or_missing_file_is_no_service(state_folder: Path) -> None:
@@ -70,7 +73,7 @@ def test_what_a_killed_service_left_is_ended_and_nothing_else(tmp_path: Path) ->
     try:
         assert shell.stdout
         assert shell.stdout.readline().strip() == b"there"
-        write_state(service(tmp_path, run_dir=str(run_dir), created=1.0))
+        write_state(service(tmp_path, run_dir=str(run_dir), created=""))
         stop("s")
         assert not psutil.pid_exists(mine.pid)
         assert not psutil.pid_exists(agent.pid)
@@ -85,7 +88,7 @@ def test_what_a_killed_service_left_is_ended_and_nothing_else(tmp_path: Path) ->
 def test_a_dead_service_is_told_with_its_last_word(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "service.log").write_text("one\nport 8000 is taken\n")
-    write_state(service(tmp_path, created=1.0))
+    write_state(service(tmp_path, created=""))
     with pytest.raises(LaunchError, match="port 8000 is taken"):
         look("s")
 
@@ -102,6 +105,37 @@ def test_nothing_starts_where_it_runs_or_the_port_is_taken(tmp_path: Path) -> No
         busy = load_settings("pocket", {"CORRAL_EDGE__PORT": str(port)})
         with pytest.raises(LaunchError, match=f"port {port} .* is taken"):
             start(busy, "t", "pocket")
+
+
+def test_a_run_folder_is_where_it_is_said_and_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings("pocket", {"CORRAL_EDGE__PORT": str(free_ports(1)[0])})
+    for folder, problem in (
+        (str(tmp_path), "cannot hold the service's sockets; name a folder by at most 13 characters"),
+        ("tmp", "cannot hold"),
+        ("/proc", "nothing can be put into /proc: .*; CORRAL_RUN_DIR names another folder"),
+    ):
+        monkeypatch.setenv("CORRAL_RUN_DIR", folder)
+        with pytest.raises(LaunchError, match=problem):
+            start(settings, "s", "pocket")
+    assert load_settings("pocket").models, "the variable is no setting"
+
+
+def test_what_cannot_be_said_is_said_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(OSError, match="No space left"):
+            full.write("this is how it would end the service\n")
+        say("something broke")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_a_service_tells_that_its_disk_is_full(tmp_path: Path) -> None:
+    """In /proc nothing fits."""
+    assert service(tmp_path, run_dir="/proc").disk_full
+    assert not service(tmp_path).disk_full
+    assert not service(tmp_path, run_dir=str(tmp_path / "gone")).disk_full
 
 
 def test_free_ports_are_distinct_and_free() -> None:

@@ -11,7 +11,7 @@ from deployments.status import ModelState, ModelStatus
 
 
 def said(capsys: pytest.CaptureFixture[str], address: str, key_file: str = "") -> str:
-    state = ServiceState("s", 1, 0.0, "pocket", "/run", address, "serving", key_file=key_file)
+    state = ServiceState("s", 1, "", "pocket", "/run", address, "serving", key_file=key_file)
     ready_message(Progress(state, {"m": ModelStatus("m", ModelState.READY)}), "s")
     return capsys.readouterr().out
 

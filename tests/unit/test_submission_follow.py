@@ -35,7 +35,7 @@ async def followed(site: Site, submitted: Submitted, *steps: Callable[[], None],
     seen: list[Look] = []
     left, due = list(steps), site.clock() + 20
     async for each in follow(
-        submitted.job, submitted.job_id, client(site.slurm), timeout_s, site.clock.sleep, site.clock
+        submitted.job, submitted.job_id, client(site.slurm), timeout_s, site.clock.sleep, site.clock, site.clock
     ):
         seen.append(each)
         if left and site.clock() > due:

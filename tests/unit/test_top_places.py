@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.allocation.records import Address, JobRecord, JobStatus, ServiceFolder
 from app.launch import NotRunningError
 from app.monitoring.files import watched
 from app.monitoring.places import place
+from app.processes import birth
 from app.settings import Settings, load_settings
 from app.state import ServiceState, write_state
 from app.submission.state import Known, remember
@@ -45,8 +45,7 @@ def folder(tmp_path: Path) -> ServiceFolder:
 
 
 def running(name: str) -> ServiceState:
-    me = psutil.Process()
-    state = ServiceState(name, os.getpid(), me.create_time(), "pocket", "/x", "http://127.0.0.1:8000", "serving")
+    state = ServiceState(name, os.getpid(), birth(os.getpid()), "pocket", "/x", "http://127.0.0.1:8000", "serving")
     write_state(state)
     return state
 
