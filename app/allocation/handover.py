@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
 from app.allocation.agent import Agent, refresh
 from app.allocation.errand import NotSubmitted, submitted
 from app.allocation.records import Address, JobRecord
+from app.bounded_log import say
 from app.edge import EdgeError
 from app.settings import SettingsError
 
@@ -35,7 +35,7 @@ class Handover:
             try:
                 job_id = await self._submit()
             except (NotSubmitted, SettingsError, OSError, ValueError) as error:
-                sys.stderr.write(f"corral: no successor could be submitted: {error}\n")
+                say(f"corral: no successor could be submitted: {error}")
                 await asyncio.sleep(PAUSE_S)
                 continue
             self._note(job_id)

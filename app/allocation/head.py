@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import psutil
 
 from app.access.tls import made_certificates
 from app.allocation.agent import WATCH_S, Agent, is_there, refresh, with_copies
 from app.allocation.handover import Handover
+from app.allocation.known_replicas import KnownReplicas
 from app.allocation.nodes import Node, degraded, gathered, lacking, seen
 from app.allocation.phases import PhaseWatch
 from app.allocation.records import Address, ClusterRecord, JobStatus
@@ -27,6 +27,7 @@ from app.edge import Edge, EdgeError, EdgeMode
 from app.monitoring.targets import Targets
 from app.ports import PortBlock
 from app.private_files import write_private
+from app.processes import birth
 from app.service import TOLD, Service, ServiceError
 from app.service_setup import gateway_client
 from app.settings import Settings
@@ -47,6 +48,7 @@ class Head(Service):
     """A Service over several nodes that tells what it does through the job folder."""
 
     drain_s, ray_grace_s = 1, 3
+    logs_end_with_it = False
 
     def __init__(self, agent: Agent, cluster: Cluster, state: ServiceState, block: PortBlock) -> None:
         super().__init__(with_copies(agent.settings, agent.main), cluster, state)
@@ -57,22 +59,22 @@ class Head(Service):
         self._expected = {node: group.name for group, nodes in zip(groups, here.groups, strict=False) for node in nodes}
         self._nodes: list[Node] = [Node(name, group) for name, group in self._expected.items()]
         self._status = JobStatus(here.job_id, here.restarts, "starting Ray", time.time(), deadline=here.deadline)
-        self._written = 0.0
+        self._written = float("-inf")
         self._phases = PhaseWatch(cluster.progress, tuple(agent.settings.models), agent.event)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._replicas: Mapping[str, Any] = {}
+        self._replicas = KnownReplicas()
         self._published = False
         self._warned = 0.0
+        """This and the one above by a clock that nobody moves."""
 
     @classmethod
     def of(cls, agent: Agent) -> Head:
-        process = psutil.Process()
         block = PortBlock.reserve()
         cluster = agent.cluster(block, None)
         state = ServiceState(
             name=agent.job.service.path.name,
             pid=os.getpid(),
-            created=process.create_time(),
+            created=birth(os.getpid()),
             profile="",
             run_dir=str(agent.local),
             address=Address(
@@ -196,7 +198,7 @@ class Head(Service):
         for model in self._phases.states(models):
             self._spawn(self._ask_first(model))
         self._tell(models=models, degraded=degraded(self._nodes, lacking(self._expected, self._nodes), models))
-        self._replicas = replicas
+        self._replicas.note(replicas)
         if self._status.settled:
             self._phases.say_once("service ready", "-")
             self._take_over(models)
@@ -249,11 +251,12 @@ class Head(Service):
                 await self._drop(node.address)
 
     async def _drop(self, address: str) -> None:
-        for spec in self._settings.models.values():
-            for ip, port in self._replicas.get(spec.app_name, []):
-                if ip == address and self._edge and (replica := self._cluster.replica(ip, port)):
-                    with contextlib.suppress(EdgeError):
-                        await self._edge.drop_sessions(spec.deployed_id, replica)
+        """End what is under way on this node: its clients would wait until the idle timeout."""
+        bases = {spec.app_name: spec.deployed_id for spec in (*self._settings.models.values(), *self.coming)}
+        for application, port in self._replicas.lost(address):
+            if self._edge and application in bases and (replica := self._cluster.replica(address, port)):
+                with contextlib.suppress(EdgeError):
+                    await self._edge.drop_sessions(bases[application], replica)
 
     # The end.
 
@@ -268,7 +271,7 @@ class Head(Service):
     async def _drain(self) -> None:
         """No new requests, then the end of those under way, then ours. A service that does not serve yet just ends."""
         self._agent.event("drain")
-        self._warned = time.time()
+        self._warned = time.monotonic()
         edge = self._edge
         self._announce("draining")
         if edge:
@@ -292,7 +295,9 @@ class Head(Service):
     def _left_s(self) -> float:
         """Until the margin before the deadline; where SLURM tells none, it warned `drain_s` before."""
         deadline = self._job.deadline() or self._agent.allocation.deadline
-        return (deadline or self._warned + self._agent.config.drain_s) - time.time() - MARGIN_S
+        if deadline is None:
+            return self._warned + self._agent.config.drain_s - time.monotonic() - MARGIN_S
+        return deadline - time.time() - MARGIN_S
 
     def _note_successor(self, job_id: int) -> None:
         self._agent.event("successor submitted", str(job_id))
@@ -346,12 +351,12 @@ class Head(Service):
         nodes = {node.name: node.to_json() for node in self._nodes}
         deadline = self._job.deadline() or self._agent.allocation.deadline
         fresh = replace(self._status, nodes=nodes, deadline=deadline, **changes)
-        now = time.time()
+        now = time.monotonic()
         if fresh == self._status and now - self._written < STATUS_EVERY_S:
             return
         self._status, self._written = fresh, now
         with contextlib.suppress(OSError):
-            replace(fresh, updated=now).write(self._job.status_file)
+            replace(fresh, updated=time.time()).write(self._job.status_file)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,6 +1,7 @@
 """Copies what Ray, Serve and the engines write on a node to the job folder, so that people read it on the login node.
 
-A file is followed from where it was; what is past the bound is left on the node.
+A file is followed from where it was, and from its beginning where it was begun again; what is past the bound is left on
+the node.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class LogMirror:
 
     def __init__(self, source: Path, target: Path) -> None:
         self._source, self._target = source, target
-        self._copied: dict[Path, int] = {}
+        self._copied: dict[Path, tuple[int, int]] = {}
+        """File -> where to read on, and how many bytes of it were copied in all."""
 
     def copy_new(self) -> None:
         """Append what was written since the last call."""
@@ -32,14 +34,17 @@ class LogMirror:
                     self._append(file)
 
     def _append(self, file: Path) -> None:
-        done = self._copied.get(file, 0)
-        if not done < file.stat().st_size or done >= MAX_BYTES:
+        at, done = self._copied.get(file, (0, 0))
+        size = file.stat().st_size
+        if size < at:
+            at = 0
+        if size == at or done >= MAX_BYTES:
             return
         target = self._target / file.name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with file.open("rb") as source, target.open("ab") as copy:
-            source.seek(done)
+            source.seek(at)
             while done < MAX_BYTES and (piece := source.read(PIECE)):
                 copy.write(piece)
-                done += len(piece)
-        self._copied[file] = done
+                at, done = at + len(piece), done + len(piece)
+        self._copied[file] = at, done

@@ -12,9 +12,11 @@ from typing import Protocol
 
 from app.allocation.addresses import AddressError
 from app.allocation.agent import HEAD_LOST, TOLD_TO_END, Agent, AgentError
+from app.allocation.contact import ClusterGone
 from app.allocation.local_folder import local_folder
 from app.allocation.records import NodeRecord, ServiceJob
-from app.allocation.worker import ClusterGone, Worker
+from app.allocation.worker import Worker
+from app.bounded_log import say
 from app.cluster import ClusterError
 from app.processes import adopt_orphans
 from app.service import TOLD, ServiceError
@@ -37,7 +39,7 @@ def main(folder: str, node: str, role: str, group: str) -> int:
         settings = Settings.model_validate_json(job.service.settings.read_text())
         return asyncio.run(_run(job, settings, node, role, group))
     except PROBLEMS as error:
-        sys.stderr.write(f"corral: {node}: {_reason(error)}\n")
+        say(f"corral: {node}: {_reason(error)}")
         return 1
 
 
@@ -70,7 +72,7 @@ async def _run(job: ServiceJob, settings: Settings, node: str, role: str, group:
             if not told:  # else SLURM ended Ray's processes, too
                 raise
         except ClusterGone as error:
-            sys.stderr.write(f"corral: {node}: {error}\n")
+            say(f"corral: {node}: {error}")
             return 1 if agent.main != agent.job or agent.told_to_stop() else HEAD_LOST
         finally:
             os.chdir("/")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -11,6 +10,7 @@ from datetime import timedelta
 from app.allocation.agent import Agent
 from app.allocation.errand import NotSubmitted, cancelled, submitted
 from app.allocation.records import JobRecord, ServiceJob
+from app.bounded_log import say
 from app.settings import SettingsError
 
 POLL_S = 1.0
@@ -36,7 +36,7 @@ class Rejoin:
             try:
                 await self._until_joined(group, await self._submit(group))
             except (NotSubmitted, SettingsError, OSError, ValueError) as error:
-                sys.stderr.write(f"corral: no node could be asked for in place of the lost one: {error}\n")
+                say(f"corral: no node could be asked for in place of the lost one: {error}")
                 await asyncio.sleep(PAUSE_S)
 
     async def _lasting(self) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import time
 
 from app.allocation.agent import WATCH_S, Agent, AgentError, refresh
+from app.allocation.contact import AGAIN_S, ClusterGone, Contact, ends_of_steps
 from app.allocation.records import ClusterRecord
 from app.cluster import ClusterError, start_worker
 from app.ports import PortBlock
@@ -14,15 +15,8 @@ from app.processes import end_descendants
 from slurm.staging import StagingError
 
 GRACE_S = 3
-AGAIN_S = 2
-REJOIN_S = 30
-"""A head that is silent for so long is gone."""
 ATTEMPTS = 5
 """A node whose Ray ended by itself joins again so often."""
-
-
-class ClusterGone(AgentError):
-    """The head does not answer any more, and nobody has told this job to end."""
 
 
 class Worker:
@@ -30,6 +24,8 @@ class Worker:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._contact = Contact(agent.main, agent.node, agent.watch_s)
+        self._ends = ends_of_steps(agent.job, agent.node)
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
@@ -70,24 +66,17 @@ class Worker:
         await self._join(block)
         for _ in range(ATTEMPTS):
             await asyncio.sleep(AGAIN_S)
-            await self._until_head_answers()
+            await self._contact.until_answers(self._gcs)
+            # Ray's head pauses before it tries ports again that failed it, and would take us for dead meanwhile.
+            fresh = PortBlock.reserve()
+            block.release()
+            block = fresh
             with contextlib.suppress(ClusterError):
                 await self._join(block)
         raise AgentError("Ray does not stay up on this node; its log has the reason")
 
-    async def _until_head_answers(self) -> None:
-        """Raises ClusterGone if it is silent and tells nothing any more, AgentError if only this node is cut off."""
-        silent_since, told = time.monotonic(), self._agent.main.status()
-        while not await _answers((await self._head()).gcs):
-            if time.monotonic() - silent_since > REJOIN_S:
-                refresh(self._agent.main.path)
-                if self._agent.main.status() != told:
-                    raise AgentError("this node does not reach the head, which lives")
-                raise ClusterGone("the cluster is gone: its head does not answer any more")
-            await asyncio.sleep(AGAIN_S)
-
     async def _join(self, block: PortBlock) -> None:
-        """Until this node's Ray ends."""
+        """Until this node's Ray ends, or is no part of the cluster any more."""
         head = await self._head()
         cluster = self._agent.cluster(block, head.gcs, head.replica_ports)
         await asyncio.to_thread(cluster.prepare)
@@ -95,9 +84,25 @@ class Worker:
         process = await start_worker(cluster)
         self._agent.say("joined")
         self._agent.event("node joined")
-        await process.wait()
-        self._agent.say("lost", "Ray ended on this node")
+        self._agent.say("lost", await self._until_out(process))
         await asyncio.to_thread(end_descendants, GRACE_S)
+
+    async def _until_out(self, ray: asyncio.subprocess.Process) -> str:
+        """Until this node is no part of the cluster any more; returns why."""
+        ended, lost = asyncio.create_task(ray.wait()), asyncio.create_task(self._contact.until_lost())
+        try:
+            await asyncio.wait({ended, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return "Ray ended on this node" if ended.done() else "the head has lost this node"
+        finally:
+            for task in (ended, lost):
+                task.cancel()
+            await asyncio.gather(ended, lost, return_exceptions=True)
+
+    async def _gcs(self) -> str:
+        """Raises AgentError where SLURM has given this step up: the node is for others, and a joiner comes instead."""
+        if ends_of_steps(self._agent.job, self._agent.node) > self._ends:
+            raise AgentError("SLURM has ended this node's step")
+        return (await self._head()).gcs
 
     async def _head(self) -> ClusterRecord:
         """What the head of this very start says; of a joiner's main job any. Raises ClusterGone if it says nothing."""
@@ -115,15 +120,3 @@ class Worker:
             if found and (agent.main != agent.job or (found.job_id, found.restarts) == here):
                 return found
             await asyncio.sleep(WATCH_S)
-
-
-async def _answers(address: str) -> bool:
-    """Whether somebody takes connections there. Ray itself would try for longer."""
-    host, port = address.rsplit(":", 1)
-    try:
-        async with asyncio.timeout(AGAIN_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-    except OSError:  # TimeoutError is one
-        return False
-    writer.close()
-    return True

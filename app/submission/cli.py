@@ -144,6 +144,7 @@ def logs(
     name: Name = DEFAULT, as_json: Json = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-l", min=0, help="Last lines of each file.")] = 50,
+    request: Annotated[str, typer.Option("--request", metavar="ID", help="Only what names this request.")] = "",
 ) -> None:  # fmt: skip
     """Print the end of the job's logs, and what comes with --follow."""
     from app.log_files import read
@@ -152,7 +153,7 @@ def logs(
 
     job, _ = latest(asyncio.run(_folder(name)))
     check_model(job, model)
-    for file, line in read(files(job, model), lines, follow, lambda: files(job, model)):
+    for file, line in read(files(job, model), lines, follow, lambda: files(job, model), about=request):
         path = str(file.relative_to(job.logs))
         if as_json:
             print_json({"file": path, "line": line}, compact=True)

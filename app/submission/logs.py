@@ -16,7 +16,8 @@ def files(job: ServiceJob, model: str | None) -> list[Path]:
     if model is None:
         return found
     noted = {path.name for path in noted_log_files(job.progress, model)}
-    return [path for path in found if path.name in noted or f"model-{model}_" in path.name]
+    own = (f"model-{model}_", f"model-{model}:")  # those of later generations have a colon
+    return [path for path in found if path.name in noted or any(part in path.name for part in own)]
 
 
 def check_model(job: ServiceJob, model: str | None) -> None:

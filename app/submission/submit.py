@@ -26,7 +26,7 @@ from slurm.errors import SlurmError, Unavailable, Unsure
 from slurm.jobs import Job
 from slurm.timeline import append
 
-RESERVED = ("cache", "home", "weights", "keys.json", "keys.json.lock", FIRST_KEY)
+RESERVED = ("cache", "home", "weights", "rag", "tls", "keys.json", "keys.json.lock", FIRST_KEY)
 """What else lies beside the folders of services."""
 LOOKS, LOOK_S = 10, 3.0
 """How often, and how far apart, a job is looked for whose submission was cut off."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 SIZE = 384 * MIB
-"""A service with a pocket model or two lays down a tenth of that in an hour."""
+"""A service of one pocket model has laid down 27 MiB by the time it answers."""
 FOLDER = "/tmp"
 PIECES = (MIB, 4096, 1)
 

@@ -139,6 +139,13 @@ class SlurmCluster(Lifecycle):
         self._start_slurmd(self.room[name])
         until(lambda: self.node_states()[name] == "idle", PATIENCE_S, f"{name} idle")
 
+    def restart_slurmd(self, name: str) -> None:
+        """SLURM looks at a node that it took for dead every hundred seconds; a slurmd that starts tells it at once."""
+        (daemon,) = (each for each in self.room[name].processes() if each.name() == "slurmd")
+        daemon.terminate()
+        until(lambda: not daemon.is_running(), PATIENCE_S, "the end of slurmd")
+        self.room[name].enter("slurmd")
+
     def tidy(self) -> None:
         """Cancel all jobs, bring back what crashed or was cut off, and wait until every node is idle."""
         for user in (self.alice, self.bob):

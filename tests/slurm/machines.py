@@ -119,8 +119,14 @@ class Machine:
         """Take it off the network: no packet passes, and no connection is closed."""
         self.room.switch.turn(self.name, "down")
 
+    def part(self, other: Machine) -> None:
+        """Let no packet pass between the two, and close no connection; both still reach all others."""
+        self.room.switch.part((self.pid, self.address), (other.pid, other.address))
+
     def restore(self) -> None:
+        """Undo `cut`, and this machine's side of `part`."""
         self.room.switch.turn(self.name, "up")
+        self.room.switch.meet(self.pid)
 
     def stop(self) -> None:
         """Switch it off, if it is on."""

@@ -11,6 +11,8 @@ from tests.slurm.commands import MachineError, end, run, start_ready
 
 RANGES = ("10.77.{}.0/24", "198.18.{}.0/24")
 """Where a network is looked for; the second range is set aside for tests (RFC 2544)."""
+NOBODY = "02:00:00:00:00:00"
+"""The hardware address of no machine: what is sent there arrives nowhere, and nobody is told."""
 GATE = 254
 """Last number of the address that the host itself has in a room."""
 
@@ -53,6 +55,17 @@ class Switch:
     def turn(self, name: str, state: str) -> None:
         """Turn a machine's port `up` or `down`."""
         self._ip(f"link set {name} {state}")
+
+    @staticmethod
+    def part(one: tuple[int, str], other: tuple[int, str]) -> None:
+        """Have neither of two machines, each a PID 1 and its address, find the way to the other."""
+        for (pid, _), (_, address) in ((one, other), (other, one)):
+            _ip(pid, f"neigh replace {address} lladdr {NOBODY} dev eth0 nud permanent")
+
+    @staticmethod
+    def meet(pid: int) -> None:
+        """Undo `part` on the machine with this PID 1."""
+        _ip(pid, "neigh flush dev eth0 nud permanent")
 
     @property
     def _pid(self) -> int:

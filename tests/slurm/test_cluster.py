@@ -11,6 +11,7 @@ import pytest
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.commands import MachineError
 from tests.slurm.leftovers import Leftovers
+from tests.slurm.machines import Machine
 from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
@@ -167,6 +168,23 @@ def test_a_cut_cable_loses_packets_and_closes_nothing(slurm: SlurmCluster) -> No
     finally:
         node.restore()
     until(lambda: subprocess.run(reach, check=False, stderr=subprocess.DEVNULL).returncode == 0)
+
+
+def test_two_machines_that_are_parted_lose_each_others_packets_alone(slurm: SlurmCluster) -> None:
+    one, other, third = slurm.nodes
+
+    def reach(here: Machine, there: Machine) -> int:
+        line = f"</dev/tcp/{there.address}/6818"
+        return here.enter("timeout", "1", "bash", "-c", line, check=False).returncode
+
+    one.part(other)
+    try:
+        assert (reach(one, other), reach(other, one)) == (124, 124)
+        assert (reach(one, third), reach(third, other)) == (0, 0)
+    finally:
+        one.restore()
+        other.restore()
+    until(lambda: (reach(one, other), reach(other, one)) == (0, 0))
 
 
 def test_orphans_are_reaped(slurm: SlurmCluster) -> None:

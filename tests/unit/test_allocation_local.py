@@ -171,6 +171,15 @@ def test_a_mirror_appends_what_is_new(node: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "copy" / "n1").stat().st_mode) == 0o700
 
 
+def test_a_file_that_is_begun_again_is_followed_from_its_beginning(node: Path, tmp_path: Path) -> None:
+    """Logs of requests are, once they are long."""
+    mirror = LogMirror(node, tmp_path / "copy")
+    for text in ("a long line\n", "short\n", "short\nand more\n"):
+        (node / "logs/requests.log").write_text(text)
+        mirror.copy_new()
+    assert copied(tmp_path / "copy") == {"requests.log": "a long line\nshort\nand more\n"}
+
+
 def test_what_is_past_the_bound_stays_on_the_node(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_mirror, "MAX_BYTES", 8)
     monkeypatch.setattr(log_mirror, "PIECE", 2)

@@ -225,6 +225,26 @@ def test_logs_of_the_job_and_of_one_model(site: Site, corral: Corral) -> None:
     assert corral("slurm logs large -n herd")[2] == "corral: 'herd' has no model 'large'; it has small\n"
 
 
+def test_logs_about_one_request_are_those_of_all_nodes(site: Site, corral: Corral) -> None:
+    corral("slurm up -p p.yaml -n herd --no-wait")
+    at = site.folder.latest()
+    assert at is not None
+    engine = "serve/requests_model-small"
+    told = {"n1/edge.log": "edge", f"n1/{engine}_a.log": "first", f"n2/{engine}:2_b.log": "second"}
+    for path, text in told.items():
+        (at.logs / path).parent.mkdir(parents=True, exist_ok=True)
+        (at.logs / path).write_text(f"{text} mine\n{text} yours\n{text} mine too\n{text} yours\n")
+    assert corral("slurm logs -n herd --request mine -l 1")[1] == (
+        f"n1/edge.log: edge mine too\nn1/{engine}_a.log: first mine too\nn2/{engine}:2_b.log: second mine too\n"
+    )
+    found = corral("slurm logs small -n herd --request yours -l 1 --json")[1].splitlines()
+    assert [json.loads(line) for line in found] == [
+        {"file": f"n1/{engine}_a.log", "line": "first yours"},
+        {"file": f"n2/{engine}:2_b.log", "line": "second yours"},
+    ]
+    assert corral("slurm logs -n herd --request nobodys") == (0, "", "")
+
+
 def test_logs_that_come_later_are_read_from_their_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.log_files.POLL_S", 0.01)
     first, second = tmp_path / "1.log", tmp_path / "2.log"

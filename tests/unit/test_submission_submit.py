@@ -12,14 +12,17 @@ import pytest
 
 from app.access.config import AccessConfig
 from app.access.key_store import KeyStore
+from app.access.place import keys_file, own_key_file
+from app.access.tls import tls_folder
 from app.allocation.records import ServiceJob
 from app.launch import LaunchError
+from app.retrieval.folder import rag_folder
 from app.settings import Settings, SettingsError
 from app.submission.actions import join
 from app.submission.connect import OwnKey, own_key
 from app.submission.mounts import file_system
 from app.submission.preview import preview
-from app.submission.spec import job_spec, joiner
+from app.submission.spec import cache_folders, job_spec, joiner
 from app.submission.state import find, remembered
 from slurm.errors import Refused, SlurmMissing, Unavailable, Unsure
 from slurm.script import render
@@ -166,6 +169,18 @@ async def test_a_profile_without_a_cluster_says_what_to_add(site: Site) -> None:
 async def test_a_name_that_is_no_folder_is_refused(site: Site, name: str) -> None:
     with pytest.raises(SettingsError, match="--name: "):
         await site.submit(name=name)
+
+
+async def test_a_name_of_what_lies_beside_the_services_is_refused(site: Site) -> None:
+    """Certificates, documents, caches and keys keep their places, whatever people call their services."""
+    made = site.settings()
+    others = {tls_folder(made, "n1").parent, rag_folder(made), *cache_folders(site.folder)}
+    others |= {keys_file(made), own_key_file(made)}
+    assert {each.parent for each in others} == {site.folder.path.parent}
+    for name in sorted(each.name for each in others):
+        with pytest.raises(SettingsError, match=f"--name: '{name}' cannot be a service's name"):
+            await site.submit(name=name)
+    assert site.slurm.asked_for("sbatch") == []
 
 
 async def test_without_slurm_nothing_is_written(site: Site) -> None:
