@@ -47,7 +47,8 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
 
 
 def sleeping(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [each for each in psutil.Process(process.pid).children() if each.name() == "sleep"]
+    """The program as it lives, not the pause between two of its lives."""
+    return [each for each in psutil.Process(process.pid).children() if each.cmdline() == ["sleep", "600"]]
 
 
 def test_a_killed_one_is_started_again_with_the_same_arguments(
