@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -69,7 +71,7 @@ def start(settings: Settings, name: str, profile: str) -> ServiceState:
         raise LaunchError(
             f"port {settings.edge.port} on {settings.edge.host} is taken; choose another with --port or edge.port"
         )
-    run_dir = _run_folder(os.environ.get(RUN_VARIABLE, EVERYBODYS))
+    run_dir = _run_folder(os.environ.get(RUN_VARIABLE) or EVERYBODYS)
     process = _spawn(settings, name, profile, run_dir)
     state = _planned(settings, name, profile, run_dir, process.pid)
     try:
@@ -89,19 +91,34 @@ def _run_folder(above: str) -> Path:
 
     Its name is short: Serve's HAProxy has a socket 68 characters further down, and 97 are all that it takes.
     """
-    if not above.startswith("/") or len(above) > LONGEST_ABOVE:
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]*", above) or len(above) > LONGEST_ABOVE:
         raise LaunchError(
             f"{RUN_VARIABLE}: {above!r} cannot hold the service's sockets; name a folder by at most {LONGEST_ABOVE} "
-            "characters from / on, such as /var/tmp"
+            "letters, digits and ._-/ from / on, such as /var/tmp"
         )
+    run_dir = None
     try:
+        _refuse_others(above)
         run_dir = Path(tempfile.mkdtemp(prefix="corral-", dir=above))
         (run_dir / "logs").mkdir(mode=0o700)
     except OSError as error:
+        if run_dir:
+            shutil.rmtree(run_dir, ignore_errors=True)
         raise LaunchError(
             f"nothing can be put into {above}: {error.strerror}; {RUN_VARIABLE} names another folder"
         ) from None
     return run_dir
+
+
+def _refuse_others(above: str) -> None:
+    """Whoever may rename what lies in a folder may put programs of their own in its place. Raises LaunchError."""
+    found = Path(above).stat()
+    shared = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+    if shared or found.st_uid not in (0, os.getuid()):
+        raise LaunchError(
+            f"{RUN_VARIABLE}: others may replace what lies in {above}; name a folder of your own, or one like /tmp "
+            "(mode 1777)"
+        )
 
 
 def _spawn(settings: Settings, name: str, profile: str, run_dir: Path) -> subprocess.Popen[bytes]:

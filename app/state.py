@@ -17,6 +17,8 @@ from app.processes import birth
 DIRECTORY_VARIABLE = "CORRAL_STATE_DIR"
 MOST_INCIDENTS = 20
 LEAST_ROOM = 1 << 20
+SAME_START_S = 1.0
+"""Moments of one start; earlier versions wrote it as the wall clock's time."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ServiceState:
 
     name: str
     pid: int
-    created: str
+    created: str | float
     profile: str
     run_dir: str
     address: str
@@ -59,9 +61,14 @@ class ServiceState:
     def alive(self) -> bool:
         """Whether the process that wrote this still runs (and is not another with its id)."""
         try:
-            return birth(self.pid) == self.created and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+            return self._is_that_of_the_start() and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, OSError):
             return False
+
+    def _is_that_of_the_start(self) -> bool:
+        if isinstance(self.created, str):
+            return birth(self.pid) == self.created
+        return abs(psutil.Process(self.pid).create_time() - self.created) < SAME_START_S
 
     @property
     def disk_full(self) -> bool:

@@ -15,7 +15,7 @@ from deployments.config import application
 from deployments.errors import EngineFailed, UnknownModel
 from deployments.handle_errors import translated
 from deployments.principal import CURRENT, FIELD
-from deployments.second_try import Ask, any_replica, in_two_tries
+from deployments.second_try import LOST, Ask, any_replica, in_two_tries
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class ModelClient:
         response = self._method("corral_chat").remote(self._body(request))
         try:
             answer = await response
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, *LOST):  # a replica that is only out of reach may go on, for nobody
             response.cancel()
             raise
         yield _reply(answer, self._model_id)
@@ -124,7 +124,7 @@ class ModelClient:
         try:
             async for received in response:
                 yield received
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit, *LOST):
             response.cancel()
             raise
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from deployments.principal import CURRENT, Principal
+from deployments.principal import ANYBODY, CURRENT, FIELD, Principal
 from deployments.tracing import TRACES
+
+
+def principal_of(body: Mapping[str, Any]) -> Principal:
+    """For whom a call is made whose body says so; ANYBODY where it does not."""
+    return Principal.from_json(told) if (told := body.get(FIELD)) else ANYBODY
+
+
+def assumed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without for whom it is, who is the principal at hand from now on. The one given stays as it is: it may
+    be asked again.
+    """
+    if body.get(FIELD):
+        CURRENT.set(principal_of(body))
+    return {name: value for name, value in body.items() if name != FIELD}
 
 
 class OnBehalf:

@@ -1,7 +1,8 @@
 """A call over a handle whose replica is lost: where no answer has come, another replica is asked, once.
 
 A replica is lost when its process ends, which it does by itself when its engine dies (last_words.py), or when its node
-cannot be reached. Whatever a replica says itself is final.
+cannot be reached. Whatever a replica says itself is final. One that was only out of reach is told to stop, and what it
+has done by then unheard counts as used, too.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _failed(name: str, what: str) -> EngineFailed:
 
 
 async def any_replica(resolved: Callable[[], Any]) -> bool:
-    """Wait until a replica answers; whether one did. resolved: the handle, which may be another one by then."""
+    """Wait until a replica answers, or is too slow to; whether one did. resolved: the handle, maybe another by then."""
     loop = asyncio.get_running_loop()
     until = loop.time() + PATIENCE_S
     while True:

@@ -36,7 +36,8 @@ from deployments.grammars import check_grammars
 from deployments.last_words import LastWords
 from deployments.many import Finished, finished
 from deployments.metering import Used, meter
-from deployments.principal import ANYBODY, CURRENT, FIELD, Principal
+from deployments.on_behalf import assumed, principal_of
+from deployments.principal import CURRENT, FIELD
 from deployments.progress import forget_fault, read_fault, record_log_files, write_phase
 from deployments.replica_metrics import ReplicaCounts, ReplicaMetrics
 from deployments.request_log import start_log
@@ -48,7 +49,7 @@ from deployments.tracing_config import TracesConfig
 from deployments.tracing_engine import EngineNotes
 from deployments.turns import Turn
 from deployments.usage_report import UsageReporter, http_sender
-from deployments.vllm_errors import as_ours, first_fault, serving_error
+from deployments.vllm_errors import first_fault, serving_error
 from deployments.waiting_room import WAITED_S, WaitingRoom, request_cost, turns_of
 from deployments.wordless import keep_words_out
 
@@ -181,7 +182,8 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     @asynccontextmanager
     async def _turn(self, body: dict[str, Any], streamed: bool = False) -> AsyncIterator[Turn]:
         """While a person's request is in the engine, once it is its turn. Raises ServingError."""
-        _on_behalf(body)
+        assumed(body)
+        body.pop(FIELD, None)
         with self._courtesy.person(), TRACES.span("replica", kind="server"):
             async with self._room.turn(CURRENT.get(), _cost(body), streamed=streamed) as turn:
                 body["priority"] = max(turn.priority, body.get("priority", 0))
@@ -194,7 +196,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         """
         self._bulk_calls += 1
         try:
-            items = (self._courtesy.item(partial(self._item, body), _principal(body)) for body in bodies)
+            items = (self._courtesy.item(partial(self._item, body), principal_of(body)) for body in bodies)
             async with aclosing(finished(items)) as answers:
                 async for some in answers:
                     yield some
@@ -203,7 +205,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
     async def _item(self, body: dict[str, Any]) -> dict[str, Any]:
         """Nothing of vLLM's leaves the replica, errors neither: who asks may have no vLLM."""
-        _on_behalf(body)
+        body = assumed(body)
         async with LastWords(self._is_dead):
             if self._serving is None:
                 return await self._answer(body)
@@ -241,7 +243,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         try:
             await super().check_health()
         except Exception as error:
-            raise as_ours(error) from error
+            raise EngineFailed(f"The engine failed its health check: {type(error).__name__}.") from error
 
     async def engine_metrics(self) -> tuple[str, str]:
         """This replica's id, and its own Prometheus text, vLLM's metrics among it."""
@@ -257,17 +259,6 @@ class CorralServer(LLMServer):  # type: ignore[misc]
 
 def _cost(body: dict[str, Any]) -> float:
     return request_cost(sum(len(str(message.get("content"))) for message in body["messages"]), body)
-
-
-def _on_behalf(body: dict[str, Any]) -> None:
-    """Take out of a call's body for whom it is made."""
-    principal = _principal(body)
-    if body.pop(FIELD, None):
-        CURRENT.set(principal)
-
-
-def _principal(body: dict[str, Any]) -> Principal:
-    return Principal.from_json(told) if (told := body.get(FIELD)) else ANYBODY
 
 
 def _chat_request(body: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Serve's controller by a clock that nobody sets.
 
-It measures by the wall clock how long ago it looked at a replica or a proxy. Where that clock is put back by an hour it
-would look at none for an hour, and nothing that dies meanwhile would be replaced.
+It measures by the wall clock how long ago it looked at a replica or a proxy, and for how long more replicas are wanted.
+Where that clock is put back by an hour it would look at none for an hour, and nothing that dies would be replaced.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def prepare() -> None:
 
 def keep_steady() -> None:
     """For whatever this process has of Serve."""
+    from ray.serve import autoscaling_policy
     from ray.serve._private import deployment_state, proxy_state
 
     steady = Steady()
-    vars(deployment_state)["time"] = steady
+    for module in (deployment_state, autoscaling_policy):
+        vars(module)["time"] = steady
     if timer := getattr(proxy_state, "Timer", None):
         timer.time = lambda self: steady.time()
 

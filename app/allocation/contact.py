@@ -50,7 +50,8 @@ class Contact:
         """Until the head has lost this node, which it had: what runs here then is no part of the cluster any more.
 
         Ray never takes back a node that it took for dead, and one that is cut off may not notice for minutes. What the
-        head told before counts for nothing: it may be of the time before this node joined again.
+        head told before counts for nothing: it may be of the time before this node joined again. Where clocks of
+        nodes do not agree it is Ray that notices, later.
         """
         since, had = self.clock(), False
         while True:

@@ -16,7 +16,9 @@ from slurm.staging import StagingError
 
 GRACE_S = 3
 ATTEMPTS = 5
-"""A node whose Ray ended by itself joins again so often."""
+"""A node that left the cluster soon after it had joined joins again so often."""
+STEADY_S = 600.0
+"""Who was in the cluster for so long was not soon out of it."""
 
 
 class Worker:
@@ -40,7 +42,7 @@ class Worker:
             await asyncio.wait({stopped, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-        except (AgentError, ClusterError, StagingError) as error:
+        except (AgentError, ClusterError, StagingError, OSError) as error:
             self._agent.say("failed", str(error))
             raise
         finally:
@@ -64,16 +66,18 @@ class Worker:
         self._copies = await self._agent.copy_weights()
         block = PortBlock.reserve()
         await self._join(block)
-        for _ in range(ATTEMPTS):
+        attempts = ATTEMPTS
+        while attempts:
             await asyncio.sleep(AGAIN_S)
             await self._contact.until_answers(self._gcs)
             # Ray's head pauses before it tries ports again that failed it, and would take us for dead meanwhile.
             fresh = PortBlock.reserve()
             block.release()
-            block = fresh
+            block, began = fresh, time.monotonic()
             with contextlib.suppress(ClusterError):
                 await self._join(block)
-        raise AgentError("Ray does not stay up on this node; its log has the reason")
+            attempts = attempts - 1 if time.monotonic() - began < STEADY_S else ATTEMPTS
+        raise AgentError("this node does not stay in the cluster: Ray's log has the reason, or the network to the head")
 
     async def _join(self, block: PortBlock) -> None:
         """Until this node's Ray ends, or is no part of the cluster any more."""

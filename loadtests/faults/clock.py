@@ -60,8 +60,8 @@ class Clock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of what is to go by it."""
-        return {VARIABLE: str(self.file), PRELOAD: str(self.library)}
+        """Of what is to go by it; what is preloaded anyway stays."""
+        return {VARIABLE: str(self.file), PRELOAD: ":".join(filter(None, (str(self.library), os.environ.get(PRELOAD))))}
 
     @property
     def ahead_s(self) -> float:

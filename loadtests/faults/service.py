@@ -6,8 +6,8 @@ import json
 import os
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,20 @@ def surroundings(disk: Disk | None, clock: Clock | None) -> dict[str, str]:
 
 
 @contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """What is started meanwhile has this, too."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
 def running(folder: Path, gateways: int, disk: Disk | None = None, clock: Clock | None = None) -> Iterator[Parts]:
     """The service, in a state folder of its own; with all that it writes on that disk, and by that clock."""
     place = disk.folder if disk else folder
@@ -123,7 +137,8 @@ def running(folder: Path, gateways: int, disk: Disk | None = None, clock: Clock 
     path.write_text(json.dumps(profile(place, gateways)))
     state.mkdir(exist_ok=True)
     os.environ["CORRAL_STATE_DIR"] = str(state)
-    os.environ.update(surroundings(disk, clock))
-    with corral_service(str(path)):
+    with ExitStack() as running:
+        with _environment(surroundings(disk, clock)):
+            running.enter_context(corral_service(str(path)))
         (file,) = [each for each in state.glob("*.json") if "pid" in json.loads(each.read_text())]
         yield Parts(file)

@@ -156,11 +156,14 @@ def test_the_processor_time_of_a_service_is_that_of_its_processes() -> None:
     assert parts({}) == ""
 
 
+def names_below(pid: int) -> set[str]:
+    return {name for name, _ in computed_by(pid).values()}
+
+
 def test_a_service_is_a_process_and_all_below_it() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as started:
         try:
-            until(lambda: len(computed_by(started.pid)) == 2)
-            names = {name for name, _ in computed_by(started.pid).values()}
+            names = until(lambda: len(found := names_below(started.pid)) == 2 and found)
             own = [*computed_by(os.getpid())]
         finally:
             for each in reversed(psutil.Process(started.pid).children()):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from deployments.errors import Overloaded
-from deployments.on_behalf import OnBehalf
-from deployments.principal import ANYBODY, CURRENT, Principal
+from deployments.on_behalf import OnBehalf, assumed, principal_of
+from deployments.principal import ANYBODY, CURRENT, FIELD, Principal
 
 ALICE = Principal("aaaaaaaa", "lab", ("models:llama", "rag"), 2, 3, "r1")
 BOB = Principal("bbbbbbbb", scopes=("tribunal",))
@@ -118,3 +118,22 @@ def test_a_principal_comes_back_from_the_header_as_it_was() -> None:
 def test_what_a_principal_may(scopes: tuple[str, ...], all_models: bool, llama: bool, some: bool) -> None:
     who = Principal(scopes=scopes)
     assert (who.may("models"), who.may("models", "llama"), who.may_some("models")) == (all_models, llama, some)
+
+
+async def test_a_body_says_for_whom_it_is_as_often_as_it_is_asked() -> None:
+    """A bulk item that makes room for a person is asked again."""
+    body = {"model": "m", FIELD: ALICE.to_json()}
+
+    async def ask() -> tuple[dict[str, Any], Principal]:
+        return assumed(body), CURRENT.get()
+
+    told = [await apart(ask()) for _ in range(2)]
+    assert told == [({"model": "m"}, ALICE)] * 2
+    assert principal_of(body) == ALICE
+
+
+async def test_a_body_that_says_nobody_leaves_who_asks_as_it_is() -> None:
+    CURRENT.set(BOB)
+    assert assumed({"model": "m"}) == {"model": "m"}
+    assert CURRENT.get() == BOB
+    assert principal_of({}) == ANYBODY

@@ -165,7 +165,7 @@ async def test_who_goes_during_the_second_try_ends_it(client: Client) -> None:
     await eventually(lambda: len(handle.responses) == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert [response.cancelled for response in handle.responses] == [0, 1]
+    assert [response.cancelled for response in handle.responses] == [1, 1]  # the lost one may only be out of reach
 
 
 async def test_a_deadline_counts_both_tries(client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import stat
 import subprocess
@@ -46,6 +47,13 @@ def test_a_state_comes_back_and_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_process_is_known_by_its_id_and_its_start(tmp_path: Path) -> None:
     assert service(tmp_path).alive()
     assert not service(tmp_path, created=birth(os.getppid())).alive()
+
+
+def test_a_service_that_an_earlier_version_started_is_known_too(tmp_path: Path) -> None:
+    """It wrote the moment by the clock; `corral up` would end a service that it took for dead."""
+    started = psutil.Process().create_time()
+    assert service(tmp_path, created=started).alive()
+    assert not service(tmp_path, created=started - 60).alive()
 
 
 def test_a_broken_or_missing_file_is_no_service(state_folder: Path) -> None:
@@ -110,14 +118,29 @@ def test_nothing_starts_where_it_runs_or_the_port_is_taken(tmp_path: Path) -> No
 def test_a_run_folder_is_where_it_is_said_and_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings("pocket", {"CORRAL_EDGE__PORT": str(free_ports(1)[0])})
     for folder, problem in (
-        (str(tmp_path), "cannot hold the service's sockets; name a folder by at most 13 characters"),
+        (str(tmp_path), "cannot hold the service's sockets; name a folder by at most 13 letters, digits and"),
         ("tmp", "cannot hold"),
+        ("/a folder", "letters, digits and"),
         ("/proc", "nothing can be put into /proc: .*; CORRAL_RUN_DIR names another folder"),
     ):
         monkeypatch.setenv("CORRAL_RUN_DIR", folder)
         with pytest.raises(LaunchError, match=problem):
             start(settings, "s", "pocket")
     assert load_settings("pocket").models, "the variable is no setting"
+
+
+def test_a_folder_in_which_others_may_rename_is_none_for_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings("pocket", {"CORRAL_EDGE__PORT": str(free_ports(1)[0])})
+    folder = Path(f"/tmp/{secrets.token_hex(3)}")
+    folder.mkdir()
+    try:
+        folder.chmod(0o777)
+        monkeypatch.setenv("CORRAL_RUN_DIR", str(folder))
+        with pytest.raises(LaunchError, match="others may replace what lies in"):
+            start(settings, "s", "pocket")
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
 
 
 def test_what_cannot_be_said_is_said_later(monkeypatch: pytest.MonkeyPatch) -> None:

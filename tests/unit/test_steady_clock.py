@@ -17,11 +17,13 @@ from loadtests.faults.clock import Clock
 HOUR_S = 3600
 PROGRAM = """
 import sys, time
+from ray.serve import autoscaling_policy
 from ray.serve._private import deployment_state, proxy_state, utils
 utils.call_function_from_import_path(sys.argv[1])
 timer = proxy_state.Timer()
 for _ in sys.stdin:
-    print(time.time(), deployment_state.time.time(), timer.time(), deployment_state.time.monotonic(), flush=True)
+    steady = deployment_state.time, timer, autoscaling_policy.time
+    print(time.time(), *[each.time() for each in steady], deployment_state.time.monotonic(), flush=True)
 """
 
 
@@ -36,11 +38,12 @@ def test_an_hour_back_is_none_for_what_serve_measures(tmp_path: Path) -> None:
         assert controller.stdout
         controller.stdin.write("\n")
         controller.stdin.flush()
-        assert len(controller.stdout.readline().split()) == 4
+        assert len(controller.stdout.readline().split()) == 5
         clock.set(-HOUR_S)
         told, _ = controller.communicate("\n")
-    wall, replicas, proxies, monotonic = map(float, told.split())
+    wall, replicas, proxies, delays, monotonic = map(float, told.split())
     assert wall - time.time() == pytest.approx(-HOUR_S, abs=60)
     assert replicas - time.time() == pytest.approx(0, abs=60)
     assert proxies - time.time() == pytest.approx(0, abs=60)
+    assert delays - time.time() == pytest.approx(0, abs=60)
     assert monotonic - time.monotonic() == pytest.approx(0, abs=60)
