@@ -28,7 +28,7 @@ TOKENS = 160
 THINK_S = 1.0
 BEGUN_S = 0.4
 """By then a stream has its first tokens."""
-USERS: tuple[tuple[Ask, ...], ...] = (*[(stream(MODEL, TOKENS),)] * 3, (models(), bulk(MODEL)))
+USERS: tuple[tuple[Ask, ...], ...] = (*[(stream(MODEL, TOKENS),)] * 3, (models(), bulk(MODEL, 1)))
 """Streams, since the edge asks another replica where nothing of an answer has come."""
 RAYS = ("ray::", "EngineCore", "/raylet", "ray.scripts")
 """What is in the titles of processes of Ray, of replicas and of engines."""
