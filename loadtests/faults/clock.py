@@ -1,6 +1,6 @@
 """A wall clock that is set while a service runs, for that service's processes alone: clock.c, preloaded.
 
-The whole machine's clock is everybody's. What the preloaded library does is what they would see of it: the clock jumps
+The whole machine's clock is everybody's. What the preloaded code does is what they would see of it: the clock jumps
 for all of them at once, clocks that nobody can set go on, and who waits for a moment of the wall clock waits for it as
 it is by then. (Debian's libfaketime 0.9.10 cannot do it: with it Python's time.sleep fails once the clock has moved.)
 """
@@ -34,13 +34,13 @@ class Clock:
 
     @classmethod
     def made(cls, folder: Path) -> Clock:
-        """With the library beside its file. Raises ClockError without a C compiler."""
+        """With its code beside its file. Raises ClockError without a C compiler."""
         compiler = shutil.which("cc")
         if compiler is None:
             raise ClockError("a C compiler, cc, is needed: apt-get install gcc libc6-dev")
         clock = cls(folder / "clock")
         clock.file.write_bytes(bytes(8))
-        words = [compiler, "-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-o", str(clock.library)]
+        words = [compiler, "-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-o", str(clock.code)]
         done = subprocess.run([*words, str(SOURCE)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClockError(f"{SOURCE.name} cannot be compiled: {done.stderr.strip()}")
@@ -55,13 +55,15 @@ class Clock:
         return cls(Path(told[VARIABLE]))
 
     @property
-    def library(self) -> Path:
+    def code(self) -> Path:
+        """clock.c as it is preloaded."""
         return self.file.with_name("clock.so")
 
     @property
     def environment(self) -> dict[str, str]:
         """Of what is to go by it; what is preloaded anyway stays."""
-        return {VARIABLE: str(self.file), PRELOAD: ":".join(filter(None, (str(self.library), os.environ.get(PRELOAD))))}
+        preloaded = filter(None, (str(self.code), os.environ.get(PRELOAD)))
+        return {VARIABLE: str(self.file), PRELOAD: ":".join(preloaded)}
 
     @property
     def ahead_s(self) -> float:
