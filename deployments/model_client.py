@@ -35,6 +35,7 @@ class ModelClient:
         self._model_id = model_id or base
         self._retry_after_s = retry_after_s
         self._handle: DeploymentHandle[Any] | None = None
+        self._looking: asyncio.Task[bool] | None = None
 
     @property
     def model_id(self) -> str:
@@ -72,7 +73,13 @@ class ModelClient:
                     yield delta
 
     def _tried(self, ask: Ask[T], resumes: bool = False) -> AsyncGenerator[T, None]:
-        return in_two_tries(ask, lambda: any_replica(self._resolved), self._model_id, resumes)
+        return in_two_tries(ask, self._another, self._model_id, resumes)
+
+    async def _another(self) -> bool:
+        """Whether a replica answers; all calls that were lost together look for it together."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(any_replica(self._resolved))
+        return await asyncio.shield(self._looking)
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

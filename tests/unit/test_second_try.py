@@ -85,6 +85,24 @@ async def test_what_a_lost_replica_had_not_answered_another_one_answers(client: 
     assert handle.probes == 1
 
 
+async def test_calls_that_are_lost_together_look_for_another_replica_once(client: Client) -> None:
+    model, handle = client(*[[DIED]] * 16, *[[REPLY]] * 17)
+    replies = await asyncio.gather(*[model.chat(REQUEST) for _ in range(16)])
+    assert {reply.text for reply in replies} == {"in the corral"}
+    assert handle.probes == 1
+
+
+async def test_one_that_gives_up_does_not_end_the_others_search(client: Client) -> None:
+    model, handle = client(*[[DIED]] * 2, [REPLY])
+    leaves, stays = (asyncio.create_task(model.chat(REQUEST)) for _ in range(2))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    leaves.cancel()
+    assert (await stays).text == "in the corral"
+    assert leaves.cancelled()
+    assert handle.probes == 1
+
+
 @pytest.mark.parametrize("error", [*OWN, ConnectionResetError(), ActorDiedError()], ids=repr)
 async def test_what_a_replica_says_itself_is_final(client: Client, error: Exception) -> None:
     model, handle = client([said_by_replica(error)], [REPLY])
