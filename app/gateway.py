@@ -50,9 +50,9 @@ class Gateway:
         self._settings = settings
         start_log("gateway")
         keep_words_out()
-        TRACES.start(Settings.model_validate_json(settings).traces, "corral-gateway", roots=own_secret() is None)
-        specs = Settings.model_validate_json(settings).specs
-        failed = {spec.deployed_id: failures[spec.id] for spec in specs if spec.id in failures}
+        given = Settings.model_validate_json(settings)
+        TRACES.start(given.traces, "corral-gateway", roots=own_secret() is None)
+        failed = {spec.deployed_id: failures[spec.id] for spec in given.specs if spec.id in failures}
         self._kept = Kept((serve_host, serve_port), failed)
         self._app: ReplaceableApp | None = None
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import httpx
 from starlette.datastructures import Headers
@@ -24,12 +23,17 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-e
 PROXY = frozenset({"proxy-authenticate", "proxy-authorization", "proxy-connection"})
 NOT_FORWARDED = HOP_BY_HOP | PROXY | {"host", "content-length", "expect"}
 NOT_RETURNED = HOP_BY_HOP | PROXY | {"date", "server"}
+NOTHING_DONE = 503
+"""A replica's status for what it has not begun."""
 
-ReplicaUrl: TypeAlias = Callable[[str], Awaitable[str | None]]
-"""Base model -> the URL of one of its replicas' own servers, if one is known."""
+
+class ReplicaUrl(Protocol):
+    """The URL of one of a base model's replicas' own servers, another than `beside`, if one is known."""
+
+    async def __call__(self, base: str, beside: str | None = None) -> str | None: ...
 
 
-async def no_replica_url(base: str) -> str | None:
+async def no_replica_url(base: str, beside: str | None = None) -> str | None:
     return None
 
 
@@ -106,10 +110,26 @@ class Relay(Response):
 
     async def _answer(self, base: str) -> httpx.Response:
         """Of a replica itself, for Serve's proxy may overlook that a client leaves; of the proxy where none is up."""
-        if url := await self._upstream.replica_url(base):
-            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
-                return await self._send(url, base)
-        return await self._send("", base)
+        url = await self._upstream.replica_url(base)
+        if url is None:
+            return await self._send("", base)
+        try:
+            answer = await self._send(url, base)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return await self._send("", base)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            if other := await self._another(base, url):
+                return await other
+            raise
+        if answer.status_code == NOTHING_DONE and (other := await self._another(base, url)):
+            await answer.aclose()
+            return await other
+        return answer
+
+    async def _another(self, base: str, first: str) -> Awaitable[httpx.Response] | None:
+        """The same asked once more, of another replica than `first`, as the edge does it."""
+        url = await self._upstream.replica_url(base, beside=first)
+        return self._send(url, base) if url else None
 
     async def _send(self, root: str, base: str) -> httpx.Response:
         client = self._upstream.client

@@ -39,15 +39,14 @@ class ReplicaUrls:
         self._seen: Addresses = {}
         self._seen_at = float("-inf")
 
-    async def __call__(self, base: str) -> str | None:
+    async def __call__(self, base: str, beside: str | None = None) -> str | None:
         async with self._lock:
             if self._clock() - self._seen_at > MAX_AGE_S:
                 self._seen, self._seen_at = await self._told(), self._clock()
         told = self._seen.get(self._application.get(base, ""), ())
-        found = [(self._loopback or ip, port) for ip, port in told if port != self._proxy_port]
-        if not found:
-            return None
-        return url(*random.choice(found))
+        found = [url(self._loopback or ip, port) for ip, port in told if port != self._proxy_port]
+        others = [each for each in found if each != beside]
+        return random.choice(others) if others else None
 
     async def _told(self) -> Addresses:
         try:
