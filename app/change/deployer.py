@@ -79,6 +79,10 @@ class Deployer:
     async def gone(self, spec: ModelSpec) -> bool:
         return bool(await self._ask("gone", application=spec.app_name))
 
+    async def unplaced(self, specs: Sequence[ModelSpec]) -> bool:
+        """Whether one of them waits for room, and not only for its worker."""
+        return bool(await self._ask("unplaced", applications=[spec.app_name for spec in specs]))
+
     async def free(self) -> list[dict[str, float]]:
         """What is free on each node."""
         found: list[dict[str, float]] = await self._ask("free")

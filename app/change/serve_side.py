@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import ray
 from ray import serve
 from ray._private.state import available_resources_per_node
+from ray.util import placement_group_table
 
 from app.deploy import model_targets, run, system_targets
 from app.retrieval.resolved import with_documents
@@ -27,6 +28,7 @@ from deployments.serve_state import read_status
 
 SYSTEM = (GATEWAY, TRIBUNAL, RETRIEVAL)
 ANSWER_S = 5.0
+NOT_PLACED = ("PENDING", "PREPARED", "RESCHEDULING")
 
 
 class ServeSide:
@@ -81,6 +83,11 @@ class ServeSide:
     def gone(self, application: str) -> bool:
         """Whether it has ended, and given back what it was placed on."""
         return application not in read_status().applications
+
+    def unplaced(self, applications: list[str]) -> list[str]:
+        """Of these, which have a replica that Ray finds no place for; a worker that is slow to start has one."""
+        waiting = [group["name"] for group in placement_group_table().values() if group["state"] in NOT_PLACED]
+        return [each for each in applications if any(name.startswith(f"SERVE_REPLICA::{each}#") for name in waiting)]
 
     def free(self) -> list[dict[str, float]]:
         """What is free on each node."""

@@ -23,8 +23,8 @@ OLDER_EDGES_S = 25.0
 SETTLED_S = 120.0
 FAILED_START = re.compile(r"failed to start|ConstructorError|constructor", re.IGNORECASE)
 """In what Serve says while it tries once more: an engine that did not start is not waited for."""
-NO_PLACE = re.compile(r"taken more than \d+s? to be scheduled", re.IGNORECASE)
-"""In what it says after half a minute without a place."""
+LATE = re.compile(r"taken more than \d+s? to be scheduled", re.IGNORECASE)
+"""In what it says after half a minute without a worker, whether that lacks a place or is slow."""
 
 Say = Callable[[str, str, str], None]
 """Takes a model, its state and details."""
@@ -167,7 +167,8 @@ class Transition:
                 else:
                     self._refuse(spec, status, late=time.monotonic() > deadline)
                     self.say(spec.id, "starting", status.phase or "")
-            if any(_has_no_place(seen[spec.id]) for spec in waiting):
+            late = [spec for spec in waiting if _is_late(seen[spec.id])]
+            if late and await self.deployer.unplaced(late):
                 await self._give_way(waiting, replaced)
             await asyncio.sleep(POLL_S if waiting else 0)
 
@@ -268,8 +269,8 @@ class Transition:
                 await self.deployer.delete(spec)
 
 
-def _has_no_place(status: ModelStatus) -> bool:
-    return bool(NO_PLACE.search(status.reason or ""))
+def _is_late(status: ModelStatus) -> bool:
+    return bool(LATE.search(status.reason or ""))
 
 
 def _of_replicas(spec: ModelSpec, replicas: int) -> ModelSpec:

@@ -59,6 +59,15 @@ class Herd:
         return {model: sorted(each.pid for each in self.service.engine_processes(model)) for model in models}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def late() -> Iterator[None]:
+    """Serve calls a worker late after a second: one that starts slowly is not one without a place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_SERVE_SLOW_STARTUP_WARNING_S", "1")
+        patch.setenv("RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
     folder, port = tmp_path_factory.mktemp("apply"), free_ports(1)[0]

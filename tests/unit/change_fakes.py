@@ -51,6 +51,9 @@ class FakeStage:
         """There is none."""
 
 
+LATE = "Deployment 'a' has 1 replicas that have taken more than 30s to be scheduled. Resources required: 1 CPU"
+
+
 class FakeDeployer(Deployer):
     """Ray with so many CPUs. bad: models whose engines do not start, as (id, generation) or id."""
 
@@ -60,6 +63,8 @@ class FakeDeployer(Deployer):
         self.deployed = {spec.deployed_id: spec for spec in settings.models.values()}
         self.requests: dict[str, list[int]] = {}
         """Deployed id -> how many requests are under way at each look."""
+        self.slow: dict[str, int] = {}
+        """Deployed id -> at how many looks its worker is late, though it has room."""
         self.lost = False
 
     async def __aenter__(self) -> Self:
@@ -98,6 +103,9 @@ class FakeDeployer(Deployer):
     async def gone(self, spec: ModelSpec) -> bool:
         return spec.deployed_id not in self.deployed
 
+    async def unplaced(self, specs: Sequence[ModelSpec]) -> bool:
+        return any(not self._placed(self.deployed[spec.deployed_id]) for spec in specs)
+
     async def free(self) -> list[dict[str, float]]:
         return [{"CPU": self.cpus - sum(self._cpus(spec) for spec in self.deployed.values())}]
 
@@ -108,14 +116,19 @@ class FakeDeployer(Deployer):
         known = self.deployed.get(spec.deployed_id)
         if known is None:
             return ModelStatus(spec.id, ModelState.STARTING)
+        if not self._placed(known) or self._is_slow(known):
+            return ModelStatus(spec.id, ModelState.STARTING, reason=LATE)
         if spec.deployed_id in self.bad or spec.id in self.bad:
             return ModelStatus(spec.id, ModelState.STARTING, reason="failed to start 1 times: ValueError: no weights")
-        placed = list(self.deployed.values())
-        used = sum(self._cpus(each) for each in placed[: placed.index(known) + 1])
-        if used > self.cpus + 1e-6:
-            told = (
-                "Deployment 'a' has 1 replicas that have taken more than 30s to be scheduled. Resources required: 1 CPU"
-            )
-            return ModelStatus(spec.id, ModelState.STARTING, reason=told)
         replicas = known.autoscaling.initial_replicas or 1
         return ModelStatus(spec.id, ModelState.READY, replicas=replicas, target_replicas=replicas)
+
+    def _placed(self, spec: ModelSpec) -> bool:
+        """Who came first has the room."""
+        here = list(self.deployed.values())
+        return sum(self._cpus(each) for each in here[: here.index(spec) + 1]) <= self.cpus + 1e-6
+
+    def _is_slow(self, spec: ModelSpec) -> bool:
+        left = self.slow.get(spec.deployed_id, 0)
+        self.slow[spec.deployed_id] = left - 1
+        return left > 0

@@ -93,6 +93,21 @@ async def test_what_seemed_to_fit_and_is_not_placed_gets_the_old_ones_place(tmp_
     assert here.done.index("deploy a:1") < here.done.index("delete a")
 
 
+async def test_a_worker_that_is_slow_to_start_does_not_end_the_old_one(tmp_path: Path) -> None:
+    here = site(tmp_path, profile("a"))
+    here.deployer.slow["a:1"] = 3
+    assert (await here.apply(profile_of({"a": EAGER}))).phase == "done"
+    assert here.done == ["prepare", "widen a:1", "deploy a:1", "routed a:1", "take a:1", "delete a", "end"]
+    assert here.deployer.slow["a:1"] < 0
+
+
+async def test_a_slow_worker_whose_engine_does_not_start_costs_nothing(tmp_path: Path) -> None:
+    here = site(tmp_path, profile("a"), bad=["a:1"])
+    here.deployer.slow["a:1"] = 3
+    assert (await here.apply(profile_of({"a": EAGER}))).phase == "gone back"
+    assert "delete a" not in here.done
+
+
 async def _free(cpus: float) -> list[dict[str, float]]:
     return [{"CPU": cpus}]
 
