@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
-from ray import serve
+from ray.serve.exceptions import RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.chat import ChatDelta, ChatReply, ChatRequest, Usage
-from deployments.config import application
 from deployments.errors import EngineFailed, UnknownModel
+from deployments.generation import Generation, GenerationEnded
 from deployments.handle_errors import translated
 from deployments.principal import CURRENT, FIELD
 from deployments.second_try import LOST, Ask, any_replica, in_two_tries
@@ -31,10 +31,9 @@ class ModelClient:
         self, base: str, model_id: str | None = None, retry_after_s: int = 5, deployed_id: str | None = None
     ) -> None:
         self._base = base
-        self._deployed_id = deployed_id or base
         self._model_id = model_id or base
         self._retry_after_s = retry_after_s
-        self._handle: DeploymentHandle[Any] | None = None
+        self._generation = Generation(base, deployed_id or base)
         self._looking: asyncio.Task[bool] | None = None
 
     @property
@@ -47,10 +46,18 @@ class ModelClient:
         return self._base
 
     def move(self, deployed_id: str, retry_after_s: int) -> None:
-        """Send what comes from now on to another generation of the model; what is under way stays where it is."""
+        """Send what comes from now on to another generation of the model.
+
+        What is under way stays where it is, and what waits for the one before comes after it when that one is gone.
+        """
         self._retry_after_s = retry_after_s
-        if deployed_id != self._deployed_id:
-            self._deployed_id, self._handle = deployed_id, None
+        if deployed_id != self._generation.deployed_id or self._generation.left:
+            self._generation.leave()
+            self._generation = Generation(self._base, deployed_id)
+
+    def close(self) -> None:
+        """The model is removed: what is under way may go on as long as it is there."""
+        self._generation.leave()
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         with self._translating():
@@ -89,12 +96,8 @@ class ModelClient:
             raise translated(error, self._model_id, self._retry_after_s) from error
 
     async def _whole(self, request: ChatRequest) -> AsyncGenerator[ChatReply, None]:
-        response = self._method("corral_chat").remote(self._body(request))
-        try:
+        with self._called("corral_chat", self._body(request)) as response:
             answer = await response
-        except (asyncio.CancelledError, *LOST):  # a replica that is only out of reach may go on, for nobody
-            response.cancel()
-            raise
         yield _reply(answer, self._model_id)
 
     async def _many(
@@ -127,10 +130,20 @@ class ModelClient:
 
     async def _received(self, method: str, argument: Any) -> AsyncGenerator[Any, None]:
         """What a method of the replica yields; whoever stops to listen ends it there."""
-        response = self._method(method, stream=True).remote(argument)
-        try:
+        with self._called(method, argument, stream=True) as response:
             async for received in response:
                 yield received
+
+    @contextmanager
+    def _called(self, method: str, argument: Any, *, stream: bool = False) -> Iterator[Any]:
+        """A call to a replica; who stops to listen ends it there, and a replica that is only out of reach may go on."""
+        generation, handle = self._generation, self._resolved()
+        response = getattr(handle.options(stream=True) if stream else handle, method).remote(argument)
+        try:
+            with generation.call(response):
+                yield response
+        except RequestCancelledError as error:
+            raise GenerationEnded(self._model_id) from error
         except (asyncio.CancelledError, GeneratorExit, *LOST):
             response.cancel()
             raise
@@ -141,17 +154,13 @@ class ModelClient:
         told = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
         return dict(each for each in told if isinstance(each, tuple))
 
-    def _method(self, name: str, *, stream: bool = False) -> Any:
-        handle = self._resolved()
-        return getattr(handle.options(stream=True) if stream else handle, name)
-
     def _resolved(self) -> DeploymentHandle[Any]:
-        if self._handle is None:
-            try:
-                self._handle = serve.get_deployment_handle(self._base, app_name=application(self._deployed_id))
-            except Exception as error:
-                raise UnknownModel(self._model_id) from error
-        return self._handle
+        if self._generation.ended:
+            raise UnknownModel(self._model_id)
+        try:
+            return self._generation.handle
+        except Exception as error:
+            raise UnknownModel(self._model_id) from error
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         return {

@@ -15,8 +15,11 @@ class ModelClients:
         self._clients: dict[str, ModelClient] = {}
 
     def of(self, specs: Sequence[ModelSpec]) -> Mapping[str, ModelClient]:
-        """Served id -> client, of these models from now on. Those of models that are gone lead to what is left."""
+        """Served id -> client, of these models from now on; those of models that are gone come to their end."""
         found = {served: self._client(spec, served) for spec in specs for served in spec.served_ids}
+        for served, client in self._clients.items():
+            if found.get(served) is not client:
+                client.close()
         self._clients = dict(found)
         return found
 

@@ -17,6 +17,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayTas
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.errors import EngineFailed
+from deployments.generation import GenerationEnded
 
 log = logging.getLogger("corral.models")
 T = TypeVar("T")
@@ -53,7 +54,7 @@ async def in_two_tries(
         if not is_lost(error) or (begun and not resumes):
             raise
         log.warning("a replica of %s was lost before it answered", name)
-        if not await another():
+        if not isinstance(error, GenerationEnded) and not await another():
             raise _failed(name, "no other replica of it answers") from error
     try:
         async with aclosing(ask()) as pieces:

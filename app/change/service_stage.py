@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from app.edge import EdgeError
 from app.private_files import write_private
 from app.service_setup import context_tokens, edge_spec, gateway_client, served_by
 from app.settings import Settings
@@ -78,6 +79,12 @@ class ServiceStage:
             async with asyncio.timeout(FOUND_S), self._client(FOUND_S) as client:
                 while not wanted <= await _paths(client, url):
                     await asyncio.sleep(POLL_S)
+
+    async def abandoned(self, spec: ModelSpec) -> None:
+        edge, (host, _, port) = self.service.edge, self.service.cluster.serve_address.rpartition(":")
+        if spec.deployed_id in edge.spec.bases:
+            with contextlib.suppress(EdgeError):  # it is just being started again, and its sessions are gone
+                await edge.drop_sessions(spec.deployed_id, (host.strip("[]"), int(port)))
 
     def forget_phase(self, spec: ModelSpec) -> None:
         with contextlib.suppress(OSError):

@@ -36,6 +36,10 @@ class Stage(Protocol):
         """Wait until Serve's own proxy knows the way to them: until then it takes their paths for the gateway's."""
         ...
 
+    async def abandoned(self, spec: ModelSpec) -> None:
+        """End what waits in Serve for this one, which is deleted and had nobody to take it; it can be sent again."""
+        ...
+
     def forget_phase(self, spec: ModelSpec) -> None:
         """What is known of the start of another generation."""
         ...

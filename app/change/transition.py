@@ -110,7 +110,7 @@ class Transition:
     async def _replicas(self, spec: ModelSpec) -> int:
         """At least one, so that it is tried; as many as the one before has, so that it is not overrun."""
         old = self._old(spec)
-        running = (await self.deployer.look([old]))[old.id].replicas if old else 0
+        running = await self._replicas_of(old) if old else 0
         scaling = spec.autoscaling
         least = scaling.min_replicas if scaling.initial_replicas is None else scaling.initial_replicas
         return min(max(1, least, running), scaling.max_replicas)
@@ -234,9 +234,15 @@ class Transition:
 
     async def _end(self, leaving: Sequence[ModelSpec], wait: bool = False) -> None:
         """Once they have nothing to do any more; wait: until what they were placed on is free."""
+        empty = [spec for spec in leaving if self.again and not await self._replicas_of(spec)]
+        for spec in empty:  # it did not start, and what waits for it would wait in vain while it drains
+            await self.stage.abandoned(spec)
         await asyncio.gather(*(self._drain(spec) for spec in leaving))
         for spec in leaving:
+            answers = await self._replicas_of(spec)
             await self.deployer.delete(spec)
+            if not answers:
+                await self.stage.abandoned(spec)
         deadline = time.monotonic() + self.drain_s
         for spec in leaving:
             while wait and not await self.deployer.gone(spec) and time.monotonic() < deadline:
@@ -257,16 +263,24 @@ class Transition:
             await asyncio.sleep(POLL_S)
 
     async def _busy(self, spec: ModelSpec) -> int:
-        if not (await self.deployer.look([spec]))[spec.id].replicas:
+        if not await self._replicas_of(spec):
             return 0
         return await self.deployer.under_way(spec)
 
+    async def _replicas_of(self, spec: ModelSpec) -> int:
+        return (await self.deployer.look([spec]))[spec.id].replicas
+
     async def _end_unused(self) -> None:
-        """What was started and did not come into force."""
+        """What was started and did not come into force; what came into force early and did not start is not waited for.
+
+        That before the way back, for which the edge is reloaded: what waits in an older process cannot be ended.
+        """
         in_force = {spec.deployed_id for spec in self.stage.in_force.specs}
         for spec in self._started:
             if spec.deployed_id not in in_force:
                 await self.deployer.delete(spec)
+            elif not await self._replicas_of(spec):
+                await self.stage.abandoned(spec)
 
 
 def _is_late(status: ModelStatus) -> bool:

@@ -47,6 +47,9 @@ class FakeStage:
     async def routed(self, specs: Sequence[ModelSpec]) -> None:
         self.done.append("routed " + " ".join(spec.deployed_id for spec in specs))
 
+    async def abandoned(self, spec: ModelSpec) -> None:
+        self.done.append(f"abandon {spec.deployed_id}")
+
     def forget_phase(self, spec: ModelSpec) -> None:
         """There is none."""
 

@@ -7,21 +7,23 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 
 HANG = "hang"
 """Nothing more comes."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Response:
     """Of one call: what comes one after the other; an exception is raised in its place."""
 
     script: Sequence[Any]
     cancelled: int = 0
+    _cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def cancel(self) -> None:
         self.cancelled += 1
+        self._cancelled.set()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return anext(aiter(self)).__await__()
@@ -30,7 +32,8 @@ class Response:
         for told in self.script:
             await asyncio.sleep(0)
             if told == HANG:
-                await asyncio.Event().wait()
+                await self._cancelled.wait()
+                raise RequestCancelledError("of the fake")
             if isinstance(told, Exception):
                 raise told
             yield told

@@ -108,6 +108,14 @@ async def test_a_slow_worker_whose_engine_does_not_start_costs_nothing(tmp_path:
     assert "delete a" not in here.done
 
 
+async def test_what_waits_for_one_that_had_no_room_beside_the_old_and_does_not_start_is_ended(tmp_path: Path) -> None:
+    here = site(tmp_path, profile("a"), cpus=1, bad=["a:1"])
+    assert (await here.apply(profile_of({"a": EAGER}))).phase == "gone back"
+    first, second = " ".join(here.done).split(" prepare ")
+    assert first.endswith("take a:1 delete a abandon a:1")  # `a` had taken what there was
+    assert "take a:2 abandon a:1 delete a:1" in second
+
+
 async def _free(cpus: float) -> list[dict[str, float]]:
     return [{"CPU": cpus}]
 

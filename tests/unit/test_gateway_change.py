@@ -99,7 +99,7 @@ def test_clients_are_the_same_over_changes_and_lead_to_the_next_generation() -> 
     assert list(before) == ["a", "tuned", "b"]
     after = clients.of(spec(settings, "a", 2).specs)
     assert all(after[served] is before[served] for served in before)
-    assert (before["tuned"]._deployed_id, before["b"]._deployed_id) == ("a:2", "b")
+    assert [before[each]._generation.deployed_id for each in ("tuned", "b")] == ["a:2", "b"]
 
 
 def test_an_adapter_that_belongs_to_another_model_now_gets_another_client() -> None:

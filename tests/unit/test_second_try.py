@@ -64,7 +64,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def client(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[ModelClient, Handle]]:
     def made(*calls: Sequence[Any], replicas: Sequence[Any] | Exception = (0,)) -> tuple[ModelClient, Handle]:
         handle = Handle(list(calls), replicas)
-        monkeypatch.setattr("deployments.model_client.serve.get_deployment_handle", lambda *_, **__: handle)
+        monkeypatch.setattr("deployments.generation.serve.get_deployment_handle", lambda *_, **__: handle)
         return ModelClient("m", retry_after_s=9), handle
 
     return made
@@ -157,7 +157,7 @@ async def test_the_second_call_goes_to_the_generation_of_the_model_that_is_there
     task = asyncio.create_task(model.chat(REQUEST))
     await eventually(lambda: old.probes > 0)
     new = Handle([[REPLY]])
-    monkeypatch.setattr("deployments.model_client.serve.get_deployment_handle", lambda *_, **__: new)
+    monkeypatch.setattr("deployments.generation.serve.get_deployment_handle", lambda *_, **__: new)
     model.move("m:2", 9)
     assert (await task).text == "in the corral"
     assert (len(old.asked), len(new.asked)) == (1, 1)
