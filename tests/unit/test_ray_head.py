@@ -48,7 +48,15 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
 
 def sleeping(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The program as it lives, not the pause between two of its lives."""
-    return [each for each in psutil.Process(process.pid).children() if each.cmdline() == ["sleep", "600"]]
+    return [each for each in psutil.Process(process.pid).children() if command(each) == ["sleep", "600"]]
+
+
+def command(process: psutil.Process) -> list[str]:
+    """None of its own once it has ended, whether or not its parent has taken notice."""
+    try:
+        return list(process.cmdline())
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_a_killed_one_is_started_again_with_the_same_arguments(
