@@ -42,9 +42,10 @@ async def within(seconds: float | None, send: Send, answer: Callable[[Send], Awa
     if seconds is None:
         await answer(send)
         return
-    sent = _Sent(send, asyncio.get_running_loop().time() + seconds)
+    timeout = asyncio.timeout(seconds)
+    sent = _Sent(send, timeout)
     try:
-        async with asyncio.timeout(seconds) as timeout:
+        async with timeout:
             await answer(sent)
     except TimeoutError:
         if not timeout.expired():
@@ -60,21 +61,26 @@ class _Sent:
     vLLM answers a request that is ended with what it has so far.
     """
 
-    def __init__(self, send: Send, until: float) -> None:
-        self._send, self._until = send, until
+    def __init__(self, send: Send, timeout: asyncio.Timeout) -> None:
+        self._send, self._timeout = send, timeout
+        self._until = timeout.when() or math.inf
         self._start: Message | None = None
         self._whole = False
         self.is_late = False
 
     async def __call__(self, message: Message) -> None:
-        self.is_late = self.is_late or asyncio.get_running_loop().time() >= self._until
-        if self.is_late:
+        if self.is_late or self._has_come():
+            self.is_late = True
             return
         if message["type"] == "http.response.start":
             self._start = message
         elif not message.get("more_body", False):
             self._whole = True
         await self._send(message)
+
+    def _has_come(self) -> bool:
+        """Asked of the timer as well: by uvloop's clock, in milliseconds, it may fire a rounding before its time."""
+        return self._timeout.expired() or asyncio.get_running_loop().time() >= self._until
 
     async def end(self, error: DeadlineExceeded) -> None:
         if self._whole:

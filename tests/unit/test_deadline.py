@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+import uvloop
 from starlette.types import Message, Send
 
 from deployments.deadline import HEADER, timeout_of, within
@@ -82,6 +83,35 @@ async def test_what_is_answered_because_it_was_ended_does_not_count() -> None:
     with pytest.raises(DeadlineExceeded):
         await within(0.01, client, answer)
     assert client.got == []
+
+
+def test_nor_where_the_clock_is_as_coarse_as_the_replicas() -> None:
+    """uvloop, on which Serve's replicas run, counts milliseconds: a timer fires when its time is only just reached."""
+
+    async def tries() -> list[Message]:
+        told: list[Message] = []
+
+        async def send(message: Message) -> None:
+            told.append(message)
+
+        async def answer(send: Send) -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send(piece(b"null", more=False))
+                raise
+
+        for number in range(1, 100):
+            with pytest.raises(DeadlineExceeded):
+                await within(number / 10_000, send, answer)
+        return told
+
+    loop = uvloop.new_event_loop()
+    try:
+        assert loop.run_until_complete(tries()) == []
+    finally:
+        loop.close()
 
 
 async def test_an_answer_that_comes_late_without_being_ended_does_not_count() -> None:
