@@ -57,7 +57,7 @@ USERS: tuple[tuple[Ask, ...], ...] = (
 CALLERS: tuple[tuple[Ask, ...], ...] = (
     *((bulk(VICTIM, 256),) for _ in range(2)), (tribunal("tribunal", 16),), *((generate(VICTIM),) for _ in range(4)),
 )  # fmt: skip
-"""Users whose requests the gateway and the tribunal ask over Serve's handles: some are always on each replica."""
+"""Users whose requests the gateway and the tribunal ask over handles: some are on each replica most of the time."""
 
 
 @dataclass
