@@ -95,7 +95,8 @@ class ServeSide:
 
 
 def _healthy(application: Any) -> bool:
-    return all(
+    """Also by its own status: a deployment's is from before until Serve's controller has looked at what it was told."""
+    return word(application.status) == "RUNNING" and all(
         word(deployment.status) == "HEALTHY" and set(deployment.replica_states) <= {"RUNNING"}
         for deployment in application.deployments.values()
     )

@@ -281,7 +281,7 @@ def test_a_node_crash_under_load_costs_what_was_in_flight_there(herd: SlurmServi
     assert all(outcome.began <= moment + 0.3 for outcome in load.failed), load.failed
     until(lambda: slurm.node_states()[victim].startswith("down"), what="SLURM's notice")
     slurm.bring_back(victim)
-    until(lambda: herd.status.nodes[victim]["state"] == "joined", 120, "a joiner")
+    until(lambda: herd.status.nodes[victim]["state"] == "joined", what="a joiner")
     until(lambda: herd.status.degraded is None, what="whole")
 
 
