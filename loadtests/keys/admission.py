@@ -15,6 +15,7 @@ from loadtests.client.exchange import open_session
 from loadtests.keys import aims
 from loadtests.keys.aims import Judged
 from loadtests.keys.client import Request, ask
+from loadtests.keys.priority import first
 from loadtests.keys.service import OFF, REQUIRED, made_key, profile
 from loadtests.servers import corral_service
 
@@ -45,7 +46,8 @@ async def admission(rounds: int, stack: ExitStack) -> list[Judged]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     without, keyed = (_contender(folder, keys, stack) for keys in (OFF, REQUIRED))
     await asyncio.sleep(SETTLE_S)
-    await in_turn([without, keyed], rounds)
+    with first():
+        await in_turn([without, keyed], rounds)
     added = differences(without.medians_ms, keyed.medians_ms)
     print(
         f"a request of one token, p50 of {EACH}: "

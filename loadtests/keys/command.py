@@ -23,7 +23,8 @@ from loadtests.servers import ServerError
 
 LONGEST_S = 3600
 DESCRIPTION = (
-    "Starts services of one pocket model; they and the client share this machine. Exits with 1 where an aim is missed."
+    "Starts services of one pocket model; they and the client share this machine, where the client goes first for the "
+    "processors if it is root's. Exits with 1 where an aim is missed."
 )
 
 
@@ -52,6 +53,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     _model(one)
     one.add_argument("--users", type=number(int, 1, 5000), default=150, help="of the key that floods")
     one.add_argument("--words", type=number(int, 1, 1000), default=100, help="of a prompt")
+    one.add_argument("--processes", type=number(int, 1, 32), default=1, help="of the flood")
     one = what.add_parser("overload", help="what a service answers at its limit, and at twice that")
     one.set_defaults(measure=_overload)
     _model(one)
@@ -86,7 +88,7 @@ def _admission(given: argparse.Namespace, stack: ExitStack) -> list[Judged]:
 
 
 def _fairness(given: argparse.Namespace, stack: ExitStack) -> list[Judged]:
-    return asyncio.run(fairness(given.model, given.users, given.words, given.rounds, stack))
+    return asyncio.run(fairness(given.model, given.users, given.words, given.rounds, given.processes, stack))
 
 
 def _overload(given: argparse.Namespace, stack: ExitStack) -> list[Judged]:

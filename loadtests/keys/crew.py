@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 
 from loadtests.keys.client import Asking
 from loadtests.keys.open_loop import Part, Schedule, Sent, Users, crowd, send
+from loadtests.keys.priority import go_first
 
 START_S = 2.0
 """For processes that run to begin together."""
@@ -22,7 +23,7 @@ class Crew:
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
-        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=go_first)
 
     def __enter__(self) -> Self:
         return self
