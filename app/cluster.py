@@ -19,8 +19,9 @@ from app.private_files import write_private
 from app.ray_head import LOG_VARIABLE as GCS_LOG_VARIABLE
 from app.serve_proxy import VARIABLE as PROXY_VARIABLE
 from app.serve_proxy import write_wrapper
+from deployments.front import MIDDLEWARES
 from deployments.progress import DIRECTORY_VARIABLE
-from deployments.secret import KEEPER_VARIABLE, MIDDLEWARES, secret_of
+from deployments.secret import KEEPER_VARIABLE, secret_of
 from deployments.secret import VARIABLE as ASKS_FOR_SECRET
 from deployments.steady_clock import CALLBACK as CONTROLLERS_CLOCK
 

@@ -135,10 +135,17 @@ class FairOrder(Generic[Item]):
         for long is sent away. With the newcomer's among them one group at least has more than its share of the queue,
         and so has one key of it.
         """
+        return next(reversed(self._fullest(newcomer).items))
+
+    def would_be_surplus(self, newcomer: Principal) -> bool:
+        """Whether one more request of it surely would be: it is even without that one."""
+        _, key = self._sought(newcomer)
+        return key is not None and key.waiting > 0 and self._fullest(newcomer) is key
+
+    def _fullest(self, newcomer: Principal) -> _Key[Item]:
         name = _group_name(newcomer)
         group = _largest(self._groups.that_wait(), lambda each: each.name == name)
-        key = _largest(group.keys.that_wait(), lambda each: each.name == newcomer.key)
-        return next(reversed(key.items))
+        return _largest(group.keys.that_wait(), lambda each: each.name == newcomer.key)
 
     def items(self) -> Iterator[Item]:
         """All that wait."""

@@ -10,7 +10,6 @@ import hmac
 import os
 from pathlib import Path
 
-from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,8 +19,6 @@ VARIABLE = "CORRAL_ASKS_FOR_SECRET"
 """Set to 1 in the environment of a service with an edge; elsewhere, as under `serve deploy`, nothing is asked for."""
 KEEPER_VARIABLE = "CORRAL_KEEPER"
 """Where it is told what a request took: the URL of the service's keeper."""
-MIDDLEWARES = "deployments.secret.middlewares"
-"""For Serve: it puts them around whatever a replica or a proxy of it answers, websockets and its own paths included."""
 NOT_FROM_EDGE = "This port is the service's own; ask at its address."
 HEALTH = "/-/healthz"
 """HAProxy's checks bring no secret."""
@@ -108,8 +105,3 @@ class OnlyFromInside:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await PlainTextResponse(f"{NOT_FROM_EDGE}\n", 401)(scope, receive, send)
-
-
-def middlewares() -> list[Middleware]:
-    """What Ray Serve asks for by its name."""
-    return [Middleware(OnlyFromInside, Door(own_secret()), HEALTH)]

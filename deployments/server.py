@@ -31,6 +31,7 @@ from deployments.courtesy import Courtesy
 from deployments.direct_chat import DirectChat
 from deployments.engine_death import EndWithEngine, end_with
 from deployments.errors import BadRequest, EngineFailed
+from deployments.front import FULL_QUEUE
 from deployments.gate import Gate
 from deployments.grammars import check_grammars
 from deployments.last_words import LastWords
@@ -171,6 +172,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
         freeze_heap()
         door = Door(own_secret())
         gate = self._courtesy, door, self._room
+        FULL_QUEUE.is_of(self._room.turned_away)
         self._gate = Gate(app, known_fields(), self._max_body, self._spec.task, direct, *gate)
         return EndWithEngine(self._gate, self._is_dead)
 

@@ -161,6 +161,17 @@ class Turns:
         else:
             await self._queue(turn)
 
+    def turned_away(self, principal: Principal) -> Overloaded | None:
+        """What one more request of it would be told at once, by a full queue; it counts as refused. None: it may enter.
+
+        For before anything is known of the request, so that a refusal costs next to nothing.
+        """
+        full = self.waiting >= max(1, self._most) and self._clock() < self._due and not self._stopping
+        if not full or not self._order.would_be_surplus(principal):
+            return None
+        self._refused += 1
+        return self._full(principal)
+
     def leave(self, turn: Turn) -> None:
         self._rate.ended()
         self._finish(turn)
@@ -246,10 +257,13 @@ class Turns:
         """Refuse whoever has most of the queue for its weight, the newest of its requests first."""
         turn = self._order.surplus(newcomer)
         self._order.remove(turn.principal, turn)
-        wait_s = self._rate.retry_after_s(self._order.position(turn.principal))
-        message = f"The model's queue of {self._most} requests is full, and this key has its share of it; try again in"
-        self._refused += _refuse(turn, Overloaded(f"{message} {wait_s} s.", wait_s))
+        self._refused += _refuse(turn, self._full(turn.principal))
         self._settle()
+
+    def _full(self, principal: Principal) -> Overloaded:
+        wait_s = self._rate.retry_after_s(self._order.position(principal))
+        message = f"The model's queue of {self._most} requests is full, and this key has its share of it; try again in"
+        return Overloaded(f"{message} {wait_s} s.", wait_s)
 
     def _settle(self) -> None:
         """Let in whom there is room for. After everything that changes who is inside or waits."""

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from deployments.config import ModelSpec
+from deployments.errors import Overloaded
 from deployments.metering import Used
 from deployments.principal import Principal
 from deployments.request_body import inputs_in
@@ -81,6 +82,10 @@ class WaitingRoom:
                 yield turn
             finally:
                 self._open.pop(principal.request, None)
+
+    def turned_away(self, principal: Principal) -> Overloaded | None:
+        """What a full queue would tell one more request of it."""
+        return self.turns.turned_away(principal)
 
     def bound(self, turns: Turns) -> None:
         """Have other bounds from now on; who is in the engine, or waits, goes by those before."""

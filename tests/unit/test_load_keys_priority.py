@@ -17,12 +17,12 @@ import os
 from loadtests.keys.priority import first
 os.geteuid() or os.setuid({NOBODY})
 with first():
-    print(os.getpriority(os.PRIO_PROCESS, 0))
+    print(os.sched_getscheduler(0))
 """
 
 
 def mine() -> int:
-    return os.getpriority(os.PRIO_PROCESS, 0)
+    return os.sched_getscheduler(0)
 
 
 def test_it_is_first_within_with_the_threads_that_it_starts_there(capsys: pytest.CaptureFixture[str]) -> None:

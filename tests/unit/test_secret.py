@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from deployments.front import middlewares
 from deployments.principal import ANYBODY, HEADER, SECRET_HEADER, Principal
 from deployments.secret import (
     FOUND,
@@ -21,7 +22,6 @@ from deployments.secret import (
     VARIABLE,
     Door,
     OnlyFromInside,
-    middlewares,
     own_secret,
     secret_headers,
     secret_of,

@@ -1,0 +1,78 @@
+"""Whom a full queue turns away before anything is known of the request: nobody whom it would have taken."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.turns import Turns
+from tests.unit.test_turns_anything import KEYS, Operation, _operate, operations
+from tests.unit.turns_requests import FLOOD, QUIET, Clock, Request, all_ended, asked, settle
+
+
+async def test_who_has_most_of_a_full_queue_is_told_at_once_when_to_come_again() -> None:
+    turns = Turns(1, 2)
+    flood = await asked(turns, FLOOD, 2)
+    assert turns.turned_away(FLOOD) is None  # one more may wait
+    flood += await asked(turns, FLOOD, 1)
+    refusal = turns.turned_away(FLOOD)
+    assert refusal is not None
+    assert "queue of 2 requests is full" in refusal.message
+    assert refusal.retry_after_s >= 1
+    assert turns.turned_away(QUIET) is None
+    assert (turns.inside, turns.waiting, turns.snapshot().refused) == (1, 2, 1)
+    await flood[0].end()
+    assert turns.turned_away(FLOOD) is None
+    await all_ended(flood)
+
+
+async def test_where_nobody_may_wait_an_engine_with_room_takes_everybody() -> None:
+    turns = Turns(1, 0)
+    assert turns.turned_away(FLOOD) is None
+    flood = await asked(turns, FLOOD, 1)
+    assert turns.turned_away(FLOOD) is None  # it is told when it asks
+    await all_ended(flood)
+
+
+async def test_a_place_that_is_about_to_be_free_is_not_full() -> None:
+    clock = Clock()
+    turns = Turns(1, 1, clock)
+    flood = await asked(turns, FLOOD, 2, deadline=clock.now + 1)
+    assert turns.turned_away(FLOOD) is not None
+    clock.now += 2
+    assert turns.turned_away(FLOOD) is None
+    await all_ended(flood)
+
+
+async def test_a_replica_that_stops_says_so_itself() -> None:
+    turns = Turns(1, 1)
+    flood = await asked(turns, FLOOD, 2)
+    draining = asyncio.create_task(turns.drain())
+    await settle()
+    assert turns.turned_away(FLOOD) is None
+    await all_ended(flood)
+    await draining
+
+
+@settings(max_examples=150, deadline=None)
+@given(operations, st.integers(1, 6), st.integers(1, 6), st.integers(0, 3))
+def test_nobody_is_turned_away_who_would_have_been_taken(
+    steps: list[Operation], sequences: int, most_waiting: int, reserve: int
+) -> None:
+    asyncio.run(_anything(steps, sequences, most_waiting, reserve))
+
+
+async def _anything(steps: list[Operation], sequences: int, most_waiting: int, reserve: int) -> None:
+    clock = Clock(0)
+    turns, requests = Turns(sequences, most_waiting, clock, reserve), list[Request]()
+    for step in steps:
+        await _operate(turns, clock, requests, *step)
+        await settle()
+        for principal in KEYS:
+            if refusal := turns.turned_away(principal):
+                (request,) = await asked(turns, principal, 1)
+                assert request.outcomes == ["Overloaded"]
+                assert str(request.error) == str(refusal)
+    await all_ended(requests)
