@@ -147,12 +147,15 @@ class KeyFile(Section):
         return self._groups_by_name.get(name) or GroupRecord(name=name)
 
     def named(self, reference: str) -> KeyRecord:
-        """The key of this id, or the only one whose id begins so or that has this name. Raises KeysError."""
+        """The key of this id, else the only one of this name, else the only one whose id begins so. Raises KeysError."""
         match = KEY.fullmatch(reference)
         wanted = match[1] if match else reference
         if wanted in self.by_id:
             return self.by_id[wanted]
-        found = [key for key in self.keys if key.name == wanted or (wanted and key.id.startswith(wanted))]
+        # Ids are drawn by chance: a name in full must mean the same key whatever another's id begins with.
+        found = [key for key in self.keys if key.name == wanted] or [
+            key for key in self.keys if wanted and key.id.startswith(wanted)
+        ]
         if len(found) == 1:
             return found[0]
         shown = _HEX.sub("...", wanted[:LONGEST_NAME])  # an error must not repeat half a secret
