@@ -6,7 +6,6 @@ With models.py the only module that imports ray.serve.llm, which cannot be impor
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import threading
@@ -34,6 +33,7 @@ from deployments.errors import BadRequest, EngineFailed
 from deployments.front import FULL_QUEUE
 from deployments.gate import Gate
 from deployments.grammars import check_grammars
+from deployments.heap import freeze_heap
 from deployments.last_words import LastWords
 from deployments.many import Finished, finished
 from deployments.metering import Used, meter
@@ -339,12 +339,6 @@ def render_short_prompts(app: Any) -> None:
     renderer = getattr(getattr(app.state, "openai_serving_chat", None), "renderer", None)
     if isinstance(renderer, hf.HfRenderer):
         render_short_here(renderer, hf.safe_apply_chat_template)
-
-
-def freeze_heap() -> None:
-    """Keep the garbage collector off what is there at the start, as vLLM's own server does: a million objects."""
-    gc.collect()
-    gc.freeze()
 
 
 def known_fields() -> dict[str, frozenset[str]]:

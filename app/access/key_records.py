@@ -147,7 +147,7 @@ class KeyFile(Section):
         return self._groups_by_name.get(name) or GroupRecord(name=name)
 
     def named(self, reference: str) -> KeyRecord:
-        """The key of this id, else the only one of this name, else the only one whose id begins so. Raises KeysError."""
+        """Of this id, else the only one of this name, else the only one whose id begins so. Raises KeysError."""
         match = KEY.fullmatch(reference)
         wanted = match[1] if match else reference
         if wanted in self.by_id:
