@@ -57,7 +57,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     one = what.add_parser("overload", help="what a service answers at its limit, and at twice that")
     one.set_defaults(measure=_overload)
     _model(one)
-    one.add_argument("--seconds", type=number(float, 5, LONGEST_S), default=300, help="of the overload")
+    one.add_argument("--seconds", type=number(float, 5, LONGEST_S), default=300, help="of an overload")
+    one.add_argument("--rounds", type=number(int, 1, 100), default=1, help="of peak and overload in turn")
     one.add_argument("--tokens", type=number(int, 1, 1500), default=64, help="of an answer")
     one.add_argument("--words", type=number(int, 1, 1000), default=20, help="of a prompt")
     one.add_argument("--keys", type=number(int, 1, 100), default=4, help="of equal weight")
@@ -92,5 +93,7 @@ def _fairness(given: argparse.Namespace, stack: ExitStack) -> list[Judged]:
 
 
 def _overload(given: argparse.Namespace, stack: ExitStack) -> list[Judged]:
-    load = Load(given.model, given.words, given.tokens, given.keys, given.users, given.processes, given.seconds)
+    load = Load(
+        given.model, given.words, given.tokens, given.keys, given.users, given.processes, given.seconds, given.rounds
+    )
     return overload(load, Path(os.environ["CORRAL_STATE_DIR"]), stack)

@@ -24,7 +24,7 @@ from loadtests.keys.client import Answer, Asking, Request
 from loadtests.keys.counters import between, counts_of, settled
 from loadtests.keys.crew import Crew, shares
 from loadtests.keys.open_loop import Part, Schedule, Sent, poisson, send
-from loadtests.keys.overload import Overloaded, Peak, Service, cost_ms, peak
+from loadtests.keys.overload import Overloaded, Peak, Service, cost_ms, judged, peak
 from loadtests.keys.processors import computed_by, parts, shown, spent_s
 from tests.unit.load_bench import on_a_thread
 from tests.unit.load_client_fakes import MODEL, Endpoint
@@ -126,12 +126,15 @@ def test_an_overload_is_judged_by_both_peaks_and_both_sides() -> None:
     assert good.offered == pytest.approx(2.0)
     assert good.cost_ms == pytest.approx(20)
     assert good.goodput_for_equal_time == pytest.approx(0.8)
-    assert [each.kept for each in good.judged()] == [True] * 5
+    assert [each.kept for each in judged([good])] == [True] * 5
     one, lost = Peak(4.0, 15), (*answers, CUT, answered(1, 1.2, 429))
     bad = Overloaded((one, one), window, Sent(lost, 1.0), figures.accounts_of([CUT], {429: 1}), (), {})
-    assert [each.kept for each in bad.judged()] == [False] * 5
+    assert [each.kept for each in judged([bad])] == [False] * 5
     assert "sent 40 = answered 19 + refused 21 + lost 0; the client saw {200: 19, 429: 21}" in "\n".join(good.lines())
     assert isnan(cost_ms(spent, 0))
+    slow = replace(good, peaks=(Peak(3.0, 15), Peak(3.0, 17)))
+    assert judged([slow, good, good])[1:] == judged([good, good])[1:]  # one round of three that others slowed down
+    assert [each.kept for each in judged([good, good, bad])] == [False, True, False, False, False]
 
 
 def test_counts_are_the_edges_own_of_one_model() -> None:
