@@ -64,9 +64,10 @@ class Ports:
     workers: range = range(0)
 
     @classmethod
-    def choose(cls) -> Ports:
-        gcs, client, agent, dashboard, serve, fallback, stats, metrics, keeper = free_ports(9)
-        replicas = free_range(REPLICA_PORTS)
+    def choose(cls, edge: int = 0) -> Ports:
+        """All but the edge's, which is nobody's yet and must stay so until it starts."""
+        gcs, client, agent, dashboard, serve, fallback, stats, metrics, keeper = free_ports(9, beside=[edge])
+        replicas = free_range(REPLICA_PORTS, beside=[edge])
         return cls(gcs, client, agent, dashboard, serve, fallback, stats, metrics, replicas, keeper=keeper)
 
     @classmethod

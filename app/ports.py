@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Collection
 from contextlib import ExitStack
 
 BELOW_EPHEMERAL = range(20000, 30000)
@@ -13,12 +14,17 @@ NODE_BLOCKS = range(12000, 19920, 240)
 """Where a node's blocks of ports begin, apart from BELOW_EPHEMERAL, which replicas listen on."""
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Distinct free ports, all held open until the last is found so that none comes twice. Raises OSError."""
+def free_ports(count: int, host: str = "127.0.0.1", beside: Collection[int] = ()) -> list[int]:
+    """Distinct free ports, all held open until the last is found so that none comes twice. Raises OSError.
+
+    beside: ports that others will take, and have not yet.
+    """
     found: list[int] = []
     why: OSError | None = None
     with ExitStack() as held:
         for port in random.sample(LONE_PORTS, len(LONE_PORTS)):
+            if port in beside:
+                continue
             try:
                 held.enter_context(socket.socket()).bind((host, port))
             except OSError as error:
@@ -30,11 +36,11 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     raise OSError(f"no {count} free ports of {host} in {LONE_PORTS}") from why
 
 
-def free_range(width: int, host: str = "127.0.0.1") -> int:
-    """First port of `width` consecutive free ones below the ephemeral range."""
+def free_range(width: int, host: str = "127.0.0.1", beside: Collection[int] = ()) -> int:
+    """First port of `width` consecutive free ones below the ephemeral range, none of them one of `beside`."""
     starts = range(BELOW_EPHEMERAL.start, BELOW_EPHEMERAL.stop - width, width)
     for first in random.sample(starts, len(starts)):  # two that start at once should not choose alike
-        if not any(taken(port, host) for port in range(first, first + width)):
+        if not any(port in beside or taken(port, host) for port in range(first, first + width)):
             return first
     raise OSError(f"no {width} consecutive free ports in {BELOW_EPHEMERAL}")
 

@@ -291,8 +291,8 @@ async def _get(client: httpx.AsyncClient, path: str) -> Any:
 
 async def _main(name: str, profile: str, settings: Settings, run_dir: Path) -> int:
     adopt_orphans()
-    ray = settings.ray
-    cluster = Cluster(run_dir, Ports.choose(), ray.cpus, int(ray.object_store), ray.include_dashboard, ray.environment)
+    ray, ports = settings.ray, Ports.choose(settings.edge.port)
+    cluster = Cluster(run_dir, ports, ray.cpus, int(ray.object_store), ray.include_dashboard, ray.environment)
     state = ServiceState(
         name=name,
         pid=os.getpid(),

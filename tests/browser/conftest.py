@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from app.ports import free_ports
 from tests.browser.chat import PATIENCE_MS, Chat, Watch
 from tests.browser.herd import write_profile
+from tests.ports import own_port
 from tests.serve.service import RunningService, running_corral
 from tests.slurm import packages
 
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def service(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    folder, port = tmp_path_factory.mktemp("page"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("page"), own_port()
     with running_corral("page", write_profile(folder, port), port, folder / "state") as service:
         yield service
 

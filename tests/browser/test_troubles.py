@@ -19,7 +19,7 @@ CHAT = "/v1/chat/completions"
 
 def test_a_full_queue_says_when_to_come_back_and_retry_then_works(chat: Chat) -> None:
     chat.choose(f"model:{LARGE}")
-    chat.refuse(CHAT, 429, {"message": "The queue of pocket-8b is full.", "code": "overloaded"}, retry_after="2")
+    chat.refuse(CHAT, 429, {"message": "The queue of pocket-8b is full.", "code": "overloaded"}, retry_after="6")
     answer = chat.answer(QUESTION)
     expect(answer.locator(".problem")).to_contain_text("Too many are asking at once")
     expect(answer.locator(".problem")).to_contain_text("The queue of pocket-8b is full.")

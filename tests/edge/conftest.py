@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from app.edge import Edge, EdgeSpec
-from app.ports import free_ports
 from tests.edge.backend import Backend, running
+from tests.ports import own_port
 
 MakeSpec = Callable[..., EdgeSpec]
 MODELS = (("m-a", "m-a"), ("m-a.lora", "m-a"), ("m-b", "m-b"))
@@ -30,7 +30,7 @@ def make_spec(tmp_path: Path, serve: Backend) -> MakeSpec:
     def make(**changes: Any) -> EdgeSpec:
         defaults: dict[str, Any] = {
             "host": "127.0.0.1",
-            "port": free_ports(1)[0],
+            "port": own_port(),
             "workdir": tmp_path / "edge",
             "serve_address": f"127.0.0.1:{serve.port}",
             "models": MODELS,

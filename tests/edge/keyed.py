@@ -17,10 +17,11 @@ from app.access.keeper_app import SOCKET, KeeperConfig
 from app.access.key_records import KeyRecord
 from app.access.key_store import KeyStore
 from app.edge import Edge, EdgeSpec
-from app.ports import free_ports
+from tests.ports import own_port
 
 CHAT, ASKED = "/v1/chat/completions", {"model": "m-a", "max_tokens": 8}
 SECRET = "5ec2e7"
+LOOKS_OFTEN = "from app.access import keeper_app; keeper_app.CHORES_S = 0.2; keeper_app.main()"
 
 
 def odd_headers(text: str) -> list[dict[str, str]]:
@@ -69,9 +70,7 @@ class Kept:
 async def started(config: KeeperConfig) -> asyncio.subprocess.Process:
     """One that answers, in the place of one that was killed."""
     (Path(config.folder) / SOCKET).unlink(missing_ok=True)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.access.keeper_app", stdin=asyncio.subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", LOOKS_OFTEN, stdin=asyncio.subprocess.PIPE)
     assert process.stdin
     process.stdin.write(config.to_json().encode() + b"\n")
     process.stdin.close()
@@ -85,7 +84,7 @@ async def started(config: KeeperConfig) -> asyncio.subprocess.Process:
 async def edge_with_keys(spec: EdgeSpec, folder: Path) -> AsyncIterator[Kept]:
     """The keeper writes to what standard error is by then."""
     spec.workdir.mkdir(mode=0o700)
-    keys, port = folder / "keys.json", free_ports(1)[0]
+    keys, port = folder / "keys.json", own_port()
     models = {"m-a": 2048, "m-a.lora": 2048, "m-b": 2048}
     config = KeeperConfig(
         str(spec.workdir), "127.0.0.1", port, SECRET, str(keys), str(folder / "usage.db"), models

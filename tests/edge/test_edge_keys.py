@@ -199,7 +199,8 @@ def written(ledger: Path) -> list[tuple[str, int, int]]:
         return list(connection.execute("SELECT model, sum(requests), sum(prompt_tokens) FROM usage GROUP BY model"))
 
 
-async def test_usage_is_told_and_survives_a_killed_keeper(kept: Kept, serve: Backend) -> None:
+async def test_usage_is_told_and_survives_a_killed_keeper(kept: Kept, spec: EdgeSpec, serve: Backend) -> None:
+    await kept.edge.reload(replace(spec, keeper_wait_s=15))
     record, text = await kept.create()
     assert (await kept.ask(text)).status_code == 200
     events = [{"request": "r", "key": record.id, "group": "", "model": "m-a", "prompt_tokens": 5,

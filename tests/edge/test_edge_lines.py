@@ -17,12 +17,12 @@ import pytest
 from app.access.edge_lines import LINE_BYTES, PIPE, open_pipe
 from app.access.keeper_app import KeeperConfig
 from app.edge import Edge, EdgeSpec
-from app.ports import free_ports
 from deployments.principal import SECRET_HEADER
 from tests.edge.backend import Backend
 from tests.edge.conftest import MakeSpec
 from tests.edge.keyed import CHAT, SECRET, started
 from tests.edge.sockets import exchanged, statuses
+from tests.ports import own_port
 from tests.waiting import PATIENCE_S, until
 
 MANY = 300
@@ -76,7 +76,7 @@ async def client(spec: EdgeSpec) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def told(spec: EdgeSpec, edge: Edge, client: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Told]:
-    usage, port = str(tmp_path / "usage.db"), free_ports(1)[0]
+    usage, port = str(tmp_path / "usage.db"), own_port()
     config = KeeperConfig(str(spec.workdir), "127.0.0.1", port, SECRET, None, usage, {})
     told = Told(edge, client, config, await started(config))
     yield told

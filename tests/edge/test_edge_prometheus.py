@@ -16,12 +16,12 @@ import yaml
 from app.access.certificate import Certificate, kept_or_made
 from app.monitoring.files import Watched, Written, write
 from app.monitoring.targets import Targets
-from app.ports import free_ports
 from app.settings import Settings, load_settings
 from deployments.principal import HEADER, Principal
 from tests.edge.backend import Backend
 from tests.edge.conftest import MakeSpec
 from tests.edge.keyed import SECRET, Kept, edge_with_keys
+from tests.ports import own_port
 from tests.slurm import packages
 from tests.waiting import PATIENCE_S
 
@@ -34,7 +34,7 @@ async def running(written: Written) -> AsyncIterator[httpx.AsyncClient]:
     said = yaml.safe_load(written.config.read_text())
     said["global"].update(scrape_interval="1s", scrape_timeout="1s")
     written.config.write_text(yaml.safe_dump(said))
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{own_port()}"
     words = [word for word in written.command if "listen-address" not in word]
     with (written.folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

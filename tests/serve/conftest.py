@@ -8,8 +8,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from app.ports import free_ports
 from tests.collector import Collector, collecting
+from tests.ports import own_port
 from tests.serve.herd import write_herd
 from tests.serve.service import RunningService, running_corral
 from tests.waiting import PATIENCE_S
@@ -37,7 +37,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[RunningService]:
-    folder, port = tmp_path_factory.mktemp("herd"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("herd"), own_port()
     with running_corral("shared", write_herd(folder, port, collector.url), port, folder / "state") as service:
         yield service
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import yaml
 
-from app.ports import free_ports
 from tests.edge.keyed import odd_headers
-from tests.serve.service import RunningService, running_corral
+from tests.ports import own_port
+from tests.serve.service import RunningService, listening, running_corral, title
 from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.serve
@@ -32,7 +32,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    folder, port = tmp_path_factory.mktemp("keys"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("keys"), own_port()
     profile = {
         "extends": "pocket",
         "edge": {"port": port},
@@ -228,12 +228,12 @@ def test_ports_of_its_own_let_nobody_in(service: RunningService) -> None:
     mine = {int(service.url.rpartition(":")[2])}
     told = {}
     for process in service.processes():
-        for port in {each.laddr.port for each in process.net_connections("tcp") if each.status == "LISTEN"} - mine:
+        for port in set(listening([process])) - mine:
             for path in ("/", "/v1/models", "/-/routes", "/metrics", "/ready", "/v1/usage", "/admit", "/stats"):
                 try:
                     answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5, trust_env=False)
                 except httpx.HTTPError:
                     continue  # closed, or no HTTP/1
                 if answer.status_code not in (401, 403):
-                    told[f"{process.name()} {port} {path}"] = (answer.status_code, answer.text[:80])
+                    told[f"{title(process)} {port} {path}"] = (answer.status_code, answer.text[:80])
     assert told == {}

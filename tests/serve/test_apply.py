@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from app.ports import free_ports
+from tests.ports import own_port
 from tests.serve.hang_up import asking, read_all, read_until
 from tests.serve.herd import small
 from tests.serve.service import CORRAL, ROOT, RunningService, running_corral
@@ -70,7 +70,7 @@ def late() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
-    folder, port = tmp_path_factory.mktemp("apply"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("apply"), own_port()
     models = {model: small("pocket:pocket-1b") for model in (STEADY, TURNING, LEAVING)}
     sections = {"edge": {"port": port}, "rag": {"folder": str(folder / "rag")}}
     profile = folder / "apply.yaml"

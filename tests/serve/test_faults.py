@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import psutil
 import pytest
 
-from app.ports import free_ports
 from loadtests.faults.asks import Ask
 from loadtests.faults.load import Load
 from loadtests.faults.measure import Measured, measure
@@ -16,6 +15,7 @@ from loadtests.faults.parts import Parts, title
 from loadtests.faults.report import in_short
 from loadtests.faults.service import BYSTANDER, CALLERS, USERS, VICTIM, Whole, profile
 from loadtests.faults.strikes import Strikes
+from tests.ports import own_port
 from tests.serve.service import RunningService, running_corral
 from tests.waiting import until
 
@@ -30,7 +30,7 @@ THINK_S = 0.5
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service of this module's own."""
-    folder, port = tmp_path_factory.mktemp("faults"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("faults"), own_port()
     path = folder / "faults.yaml"
     path.write_text(json.dumps({**profile(folder), "edge": {"port": port}}))
     with running_corral("faults", path, port, folder / "state") as service:

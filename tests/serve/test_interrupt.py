@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from app.ports import free_ports
+from tests.ports import own_port
 from tests.serve.herd import small
 from tests.serve.service import CORRAL, ROOT, RunningService, Traces, title
 from tests.waiting import PATIENCE_S, until
@@ -29,7 +29,7 @@ def one_model(folder: Path, port: int) -> Path:
 
 @pytest.fixture
 def short(tmp_path: Path) -> RunningService:
-    port = free_ports(1)[0]
+    port = own_port()
     return RunningService("short", f"http://127.0.0.1:{port}", one_model(tmp_path, port), tmp_path / "state")
 
 

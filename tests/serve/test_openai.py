@@ -133,14 +133,18 @@ def test_a_streamed_completion_is_the_same_text_in_pieces(openai: OpenAI) -> Non
 
 
 def test_responses_answer(openai: OpenAI) -> None:
-    response = openai.responses.create(model="pocket-8b", input="Hello! Who are you?", max_output_tokens=24)
+    response = openai.responses.create(
+        model="pocket-8b", input="Hello! Who are you?", max_output_tokens=24, temperature=0
+    )
     assert response.output_text
     assert response.usage is not None
     assert response.usage.output_tokens <= 24
 
 
 def test_streamed_responses_end_with_the_whole_one(openai: OpenAI) -> None:
-    events = list(openai.responses.create(model="pocket-8b", input="Hello!", max_output_tokens=24, stream=True))
+    events = list(
+        openai.responses.create(model="pocket-8b", input="Hello!", max_output_tokens=24, temperature=0, stream=True)
+    )
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     last = events[-1]
     assert last.type in ("response.completed", "response.incomplete")

@@ -33,7 +33,7 @@ def service(slurm: SlurmCluster, request: pytest.FixtureRequest) -> Iterator[Slu
 
 def test_walltime_under_load_hands_over(slurm: SlurmCluster, service: SlurmService) -> None:
     """No request fails: not of who reads the address file, nor of who keeps the old address while it says ready."""
-    times = {"walltime": "0:03:00", "drain_s": 60, "lead_s": 60, "successor": True}
+    times = {"walltime": "0:04:00", "drain_s": 60, "lead_s": 120, "successor": True}
     service.up(profile(slurm, {MODEL: small_model()}, groups=nodes(1), **times))
     old = service.address
     following = Load(MODEL, lambda: service.address.url, service.key)

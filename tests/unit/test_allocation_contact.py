@@ -12,7 +12,7 @@ import pytest
 from app.allocation.contact import ClusterGone, Contact, answers, ends_of_steps
 from app.allocation.known_replicas import KNOWN_S, KnownReplicas
 from app.allocation.records import JobStatus, ServiceFolder, ServiceJob
-from app.ports import free_ports
+from tests.ports import own_port
 
 MOMENT_S = 0.01
 PATIENCE_S = 5
@@ -23,7 +23,7 @@ class Head:
 
     def __init__(self, job: ServiceJob) -> None:
         self.job, self.now = job, 1000.0
-        (self.port,) = free_ports(1)
+        self.port = own_port()
 
     async def gcs(self) -> str:
         return f"127.0.0.1:{self.port}"

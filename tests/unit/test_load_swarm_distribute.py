@@ -185,4 +185,4 @@ def _interrupt(number: int, times: int, mark: Path) -> None:
         time.sleep(0.01)
     for _ in range(times):
         os.kill(os.getpid(), number)
-        time.sleep(0.2)  # two that come at once are one
+        time.sleep(1)  # two that come at once are one

@@ -243,13 +243,14 @@ async def _asked(*seats: Seat) -> bool:
 
 async def test_a_request_under_way_is_silent_since_its_last_text() -> None:
     """The endpoint sends one word, and then nothing until the load has ended."""
-    over, cut = asyncio.Event(), list[float]()
+    over, wrote, cut = asyncio.Event(), asyncio.Event(), list[float]()
 
     async def one_word(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         await asyncio.sleep(0.4)
         await response.write(delta(content="word"))
+        wrote.set()
         await over.wait()
         return response
 
@@ -259,7 +260,8 @@ async def test_a_request_under_way_is_silent_since_its_last_text() -> None:
         seat = one.seat(Kind.CHAT)
         began = time.perf_counter()
         asking = asyncio.create_task(asyncio.to_thread(seat.ask))
-        await asyncio.sleep(0.6)
+        await wrote.wait()
+        await asyncio.sleep(1)  # the client has read it by then
         await asyncio.to_thread(one.traffic.end, 0, time.monotonic, time.sleep)
         waited = time.perf_counter() - began
         over.set()

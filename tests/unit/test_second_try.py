@@ -142,7 +142,7 @@ async def test_what_the_second_one_says_is_told_as_it_is(client: Client, error: 
 async def test_where_there_is_no_other_replica_nobody_is_asked_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_try, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(second_try, "PATIENCE_S", 0.3)
     model, handle = client([DIED], [REPLY], replicas=())
     with pytest.raises(EngineFailed, match="no other replica of it answers"):
         await model.chat(REQUEST)

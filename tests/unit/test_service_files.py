@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from app.bounded_log import say
+from app.cluster import REPLICA_PORTS, Ports
 from app.launch import LaunchError, NotRunningError, look, start, stop
 from app.log_files import read
-from app.ports import free_ports, free_range, taken
+from app.ports import BELOW_EPHEMERAL, LONE_PORTS, free_ports, free_range, taken
 from app.processes import birth
 from app.serve_config import serve_config
 from app.settings import load_settings
@@ -168,6 +169,15 @@ def test_free_ports_are_distinct_and_free() -> None:
     assert max(ports) < 32768  # an outgoing connection cannot take one of them
     first = free_range(5)
     assert not any(taken(port) for port in range(first, first + 5))
+
+
+def test_no_port_is_given_that_somebody_will_take() -> None:
+    wanted = [*LONE_PORTS][::2]
+    assert not set(free_ports(500, beside=wanted)) & set(wanted)
+    few = [port for port in BELOW_EPHEMERAL if not 24000 <= port < 24800]
+    assert free_range(400, beside=few) in (24000, 24400)
+    chosen = Ports.choose(24000)
+    assert 24000 not in range(chosen.replicas, chosen.replicas + REPLICA_PORTS)
 
 
 def test_the_last_lines_of_each_log(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from app.launch import NotRunningError
 from app.monitoring.places import Place
 from app.monitoring.watch import Watch
-from app.ports import free_ports
 from app.reach import reach
 from app.talk import RefusedError
+from tests.ports import own_port
 
 USAGE = {
     "data": [
@@ -80,7 +80,7 @@ def watch_of(port: int) -> Watch:
 
 
 def test_it_survives_that_the_service_goes_and_comes_back() -> None:
-    port = free_ports(1)[0]
+    port = own_port()
     with closing(watch_of(port)) as watch:
         with served(port) as answers:
             first, second = watch.look(), watch.look()
@@ -100,8 +100,7 @@ def test_it_survives_that_the_service_goes_and_comes_back() -> None:
 
 
 def test_it_goes_along_with_the_service_to_another_address() -> None:
-    places = iter([free_ports(1)[0] for _ in range(2)])
-    old, new = next(places), next(places)
+    old, new = own_port(), own_port()
     with served(old), served(new) as answers:
         ports = iter([old, old, new, new])
         ticks = count()
@@ -113,7 +112,7 @@ def test_it_goes_along_with_the_service_to_another_address() -> None:
 
 
 def test_a_key_that_may_not_ask_is_told_at_once() -> None:
-    port = free_ports(1)[0]
+    port = own_port()
     with (
         served(port, refusal=403),
         closing(watch_of(port)) as watch,
@@ -124,7 +123,7 @@ def test_a_key_that_may_not_ask_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("refusal", [500, 503])
 def test_what_may_pass_is_trouble(refusal: int) -> None:
-    port = free_ports(1)[0]
+    port = own_port()
     with served(port, refusal=refusal), closing(watch_of(port)) as watch:
         assert watch.look().trouble == "it needs the scope metrics"
 
