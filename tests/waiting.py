@@ -26,7 +26,7 @@ def until(look: Callable[[], T], patience_s: float = PATIENCE_S, what: str = "")
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds. Raises TimeoutError after 30 s."""
-    async with asyncio.timeout(30):
+    """Wait until it holds. Raises TimeoutError after 2 s."""
+    async with asyncio.timeout(2):
         while not condition():
             await asyncio.sleep(0.001)

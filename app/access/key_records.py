@@ -153,9 +153,9 @@ class KeyFile(Section):
         if wanted in self.by_id:
             return self.by_id[wanted]
         # Ids are drawn by chance: a name in full must mean the same key whatever another's id begins with.
-        found = [key for key in self.keys if key.name == wanted] or [
-            key for key in self.keys if wanted and key.id.startswith(wanted)
-        ]
+        found = [key for key in self.keys if key.name == wanted]
+        if wanted and not found:
+            found = [key for key in self.keys if key.id.startswith(wanted)]
         if len(found) == 1:
             return found[0]
         shown = _HEX.sub("...", wanted[:LONGEST_NAME])  # an error must not repeat half a secret

@@ -22,6 +22,7 @@ from tests.ports import own_port
 CHAT, ASKED = "/v1/chat/completions", {"model": "m-a", "max_tokens": 8}
 SECRET = "5ec2e7"
 LOOKS_OFTEN = "from app.access import keeper_app; keeper_app.CHORES_S = 0.2; keeper_app.main()"
+"""A keeper, for `take` to be sure that it has seen the file."""
 
 
 def odd_headers(text: str) -> list[dict[str, str]]:

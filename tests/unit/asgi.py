@@ -68,13 +68,13 @@ class Call:
         self._gone.set()
 
     async def start(self) -> Message:
-        message = await asyncio.wait_for(self.sent.get(), 30)
+        message = await asyncio.wait_for(self.sent.get(), 2)
         assert message["type"] == "http.response.start"
         return message
 
     async def piece(self) -> bytes:
         """The next piece of the body; b"" at its end."""
-        message = await asyncio.wait_for(self.sent.get(), 30)
+        message = await asyncio.wait_for(self.sent.get(), 2)
         assert message["type"] == "http.response.body"
         return bytes(message["body"])
 

@@ -111,7 +111,7 @@ class Job:
         """How the script ended; nothing that it started may be left."""
         assert self.process is not None
         status = self.process.wait(20)
-        until(lambda: not self.left())  # a fake's `sleep 0.02` outlives it by as much
+        until(lambda: not self.left(), limit_s=1)  # a fake's `sleep 0.02` outlives it by as much
         return status
 
     def left(self) -> list[psutil.Process]:

@@ -59,7 +59,7 @@ async def test_a_slow_lane_does_not_hold_up_another() -> None:
     slow, quick = FakeModel("a", step=asyncio.Semaphore(0)), FakeModel("b")
     work = jobs(6) + [BulkJob(6 + job.index, "b", "b", job.request) for job in jobs(6)]
     async with aclosing(run_bulk(work, runner(slow, quick, max_in_flight=2))) as lines:
-        first = [(await asyncio.wait_for(anext(lines), 30)).index for _ in range(6)]
+        first = [(await asyncio.wait_for(anext(lines), 1)).index for _ in range(6)]
     assert sorted(first) == [6, 7, 8, 9, 10, 11]
 
 
@@ -76,7 +76,7 @@ async def test_a_model_that_cancels_itself_is_a_line_and_not_a_hang() -> None:
         async def chat(self, request: ChatRequest) -> ChatReply:
             raise asyncio.CancelledError
 
-    lines = await asyncio.wait_for(lines_of(jobs(9), runner(Cancelling("a"))), 30)
+    lines = await asyncio.wait_for(lines_of(jobs(9), runner(Cancelling("a"))), 2)
     assert [type(line.error) for line in lines] == [EngineFailed] * 9
 
 

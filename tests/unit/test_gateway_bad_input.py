@@ -226,7 +226,7 @@ async def test_a_client_that_leaves_within_its_body_is_let_go() -> None:
     call = Call(gateway(FakeModel()), "/generate", [b"{"], JSON, complete=False)
     await asyncio.sleep(0)
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert call.sent.empty()
 
 

@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_cancels_the_model(stream: bool) -> None:
     call = post(gateway(model), "/generate", {**ASKED, "stream": stream})
     await eventually(lambda: model.running == 1 and (not stream or call.sent.qsize() == 2))
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert (model.cancelled, model.running) == (1, 0)
     assert stream or call.sent.empty()
 
@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_after_the_answer_disturbs_nothing() -> None:
     call = post(gateway(FakeModel()), "/generate", ASKED)
     await call.start()
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert json.loads(await call.piece())["text"] == "in the corral"
 
 

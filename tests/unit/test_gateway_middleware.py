@@ -31,7 +31,7 @@ async def test_work_after_the_answer_goes_on_when_the_client_leaves() -> None:
 
     call = Call(CancelOnDisconnect(app), "/", [b""], {})
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert tidied.is_set()
 
 
@@ -44,7 +44,7 @@ async def test_the_app_that_listens_for_the_disconnect_hears_it_or_is_cancelled(
     await asyncio.sleep(0)
     assert not call.task.done()
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
 
 
 async def test_the_disconnect_of_a_client_may_come_an_hour_after_its_body() -> None:
@@ -57,7 +57,7 @@ async def test_the_disconnect_of_a_client_may_come_an_hour_after_its_body() -> N
     call = Call(BoundBody(app, 10, {}, timeout_s=0.01), "/", [b"x"], {})
     await asyncio.sleep(0.03)
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert heard == ["http.disconnect"]
 
 
@@ -131,7 +131,7 @@ async def test_only_who_has_the_secret_comes_in_and_says_for_whom() -> None:
     assert seen == []
     for told, key in (({"x-corral-principal": bob.to_header()}, "bob"), ({}, "")):
         call = Call(door, "/generate", [b""], {"x-corral-secret": "5ec2e7", **told})
-        await asyncio.wait_for(call.task, 30)
+        await asyncio.wait_for(call.task, 1)
         assert seen.pop().key == key
     for broken in ("", "{", "[]", '{"scopes": 1}'):
         status, _ = await sent_to(door, asked(x_corral_secret="5ec2e7", x_corral_principal=broken))

@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_cancels_upstream() -> None:
     call = post(gateway(FakeModel("a"), upstream=tap), "/v1/chat/completions", {**ASKED, "stream": True})
     await call.start()
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert tap.closed
 
 
@@ -270,9 +270,9 @@ async def test_a_client_that_leaves_before_the_answer_begins_cancels_upstream() 
         return OK
 
     call = post(gateway(FakeModel("a"), upstream=httpx.MockTransport(hang)), "/v1/chat/completions", ASKED)
-    await asyncio.wait_for(asked.wait(), 30)
+    await asyncio.wait_for(asked.wait(), 1)
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert ended.is_set()
 
 
@@ -294,7 +294,7 @@ async def test_another_answer_that_breaks_off_is_cut_and_not_ended() -> None:
     tap.pieces.put_nowait(b"{")
     tap.pieces.put_nowait(httpx.ReadError("gone"))
     with pytest.raises(httpx.ReadError):
-        await asyncio.wait_for(call.task, 30)
+        await asyncio.wait_for(call.task, 1)
     assert call.sent.qsize() == 2
 
 

@@ -138,7 +138,7 @@ async def test_events_are_sent_as_they_happen_byte_for_byte() -> None:
     tribunals.step.release()
     assert (await call.piece()).startswith(b"id: 2\n")
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
 
 
 async def test_a_failure_in_the_middle_is_the_last_event() -> None:
@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_stops_the_tribunal(stream: bool) -> None:
     call = post(over(tribunals), "/v1/tribunal", {**ASKED, "stream": stream})
     await eventually(lambda: tribunals.running == 1 and (not stream or call.sent.qsize() == 3))
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert (tribunals.running, tribunals.cancelled) == (0, 1)
     assert stream or call.sent.empty()
 

@@ -58,7 +58,7 @@ class Engine:
 @asynccontextmanager
 async def gateway_before(upstream: str, model: FakeModel) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=upstream, trust_env=False) as forward:
-        limits = Limits(body_timeout_s=1, bulk=BulkLimits(max_in_flight=3))
+        limits = Limits(body_timeout_s=0.1, bulk=BulkLimits(max_in_flight=3))
         services = Services({"a": model}, {"a": "a"}, FakeHerd.ready("a"), Upstream(forward), limits)
         async with served(create_app(services)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
             yield client
@@ -71,7 +71,7 @@ async def test_streams_pass_through_both_servers_and_a_leaving_client_reaches_th
             pieces = response.aiter_raw()
             for number in range(3):
                 upstream.step.release()
-                assert await asyncio.wait_for(anext(pieces), 30) == f"data: {number}\n\n".encode()
+                assert await asyncio.wait_for(anext(pieces), 1) == f"data: {number}\n\n".encode()
         await eventually(lambda: upstream.left)
 
 
@@ -93,7 +93,7 @@ async def test_an_upstream_that_is_not_there_and_a_body_that_stalls() -> None:
         head = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(head + b'{"model"')
-        stalled = (await asyncio.wait_for(reader.read(), 30)).decode()
+        stalled = (await asyncio.wait_for(reader.read(), 2)).decode()
         writer.close()
         await writer.wait_closed()
         fine = await client.post("/generate", json={"model": "a", "prompt": "x"})
@@ -112,6 +112,6 @@ async def test_lines_of_bulk_arrive_as_they_finish() -> None:
             lines = response.aiter_lines()
             seen = []
             for _ in range(3):
-                seen.append(json.loads(await asyncio.wait_for(anext(lines), 30))["index"])
+                seen.append(json.loads(await asyncio.wait_for(anext(lines), 1))["index"])
                 step.release()
     assert seen == [0, 1, 2]

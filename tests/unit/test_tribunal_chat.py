@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_stops_the_tribunal(stream: bool) -> None:
     call = post(over(tribunals), CHAT, {**ASKED, "stream": stream})
     await eventually(lambda: tribunals.running == 1 and (not stream or call.sent.qsize() == 3))
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert (tribunals.running, tribunals.cancelled) == (0, 1)
 
 
@@ -220,5 +220,5 @@ async def test_a_silent_stream_says_that_it_is_alive() -> None:
     await call.start()
     assert [await call.piece() for _ in range(2)] == [b": alive\n\n"] * 2
     call.leave()
-    await asyncio.wait_for(call.task, 30)
+    await asyncio.wait_for(call.task, 1)
     assert tribunals.cancelled == 1

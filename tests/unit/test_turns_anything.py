@@ -1,4 +1,4 @@
-"""Turns under any sequence of events: nobody is lost, nothing overflows, every count is right."""
+"""Turns under any sequence of events: nobody is lost or wrongly refused, nothing overflows, every count is right."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 
 from deployments.principal import ANYBODY, Principal
 from deployments.turns import Turns
-from tests.unit.turns_requests import FLOOD, QUIET, Clock, Request, inside, settle
+from tests.unit.turns_requests import FLOOD, QUIET, Clock, Request, asked, inside, settle
 
 KEYS = [ANYBODY, FLOOD, replace(QUIET, weight=5), Principal("c", "lab"), Principal("d", "lab", group_weight=2)]
 Operation = tuple[str, int, int]
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "ask", "ask", "end", "cancel", "wait", "go on"]), st.integers(0, 99), st.integers(0, 30)
+        st.sampled_from(["ask", "ask", "ask", "end", "cancel", "wait", "go on", "look", "look"]),
+        st.integers(0, 99),
+        st.integers(0, 30),
     ),
     max_size=70,
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(operations, st.integers(1, 12), st.integers(0, 6), st.integers(0, 3))
 def test_whatever_happens_nobody_is_lost_and_nothing_overflows(
     steps: list[Operation], sequences: int, most_waiting: int, reserve: int
@@ -35,15 +37,30 @@ async def _anything(steps: list[Operation], sequences: int, most_waiting: int, r
     clock = Clock(0)
     turns = Turns(sequences, most_waiting, clock, reserve)
     requests: list[Request] = []
+    turned_away = 0
     for operation, which, number in steps:
-        await _operate(turns, clock, requests, operation, which, number)
+        if operation == "look":
+            turned_away += await _turned_away(turns, requests)
+        else:
+            await _operate(turns, clock, requests, operation, which, number)
         assert inside(requests) <= turns.inside <= sequences
         assert turns.waiting <= most_waiting
     await settle()
     assert inside(requests) == turns.inside
     assert turns.waiting == sum(not request.outcomes for request in requests)
     assert turns.waiting == 0 or turns.inside >= max(1, sequences - reserve)
-    await _all_end(turns, clock, requests)
+    await _all_end(turns, requests, turned_away)
+
+
+async def _turned_away(turns: Turns, requests: list[Request]) -> int:
+    """How many keys are; each is told the same where it asks all the same."""
+    await settle()
+    refusals = [(key, refusal) for key in KEYS if (refusal := turns.turned_away(key))]
+    for key, refusal in refusals:
+        requests += await asked(turns, key, 1)
+        assert requests[-1].outcomes == ["Overloaded"]
+        assert str(requests[-1].error) == str(refusal)
+    return len(refusals)
 
 
 async def _operate(
@@ -72,7 +89,7 @@ def _assert_none_is_late(requests: list[Request], clock: Clock) -> None:
         assert request.outcomes or request.turn.deadline > clock.now
 
 
-async def _all_end(turns: Turns, clock: Clock, requests: list[Request]) -> None:
+async def _all_end(turns: Turns, requests: list[Request], turned_away: int) -> None:
     for _ in requests:
         for request in requests:
             if request.inside:
@@ -83,5 +100,5 @@ async def _all_end(turns: Turns, clock: Clock, requests: list[Request]) -> None:
     assert all(request.task.done() and len(request.outcomes) == 1 for request in requests)
     became = Counter(request.outcomes[0] for request in requests)
     shot = turns.snapshot()
-    assert (shot.refused, shot.expired) == (became["Overloaded"], became["DeadlineExceeded"])
+    assert (shot.refused - turned_away, shot.expired) == (became["Overloaded"], became["DeadlineExceeded"])
     assert became["entered"] <= shot.began <= became["entered"] + became["cancelled"]

@@ -1,15 +1,11 @@
-"""Whom a full queue turns away before anything is known of the request: nobody whom it would have taken."""
+"""Whom a full queue turns away before anything is known of the request."""
 
 from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from deployments.turns import Turns
-from tests.unit.test_turns_anything import KEYS, Operation, _operate, operations
-from tests.unit.turns_requests import FLOOD, QUIET, Clock, Request, all_ended, asked, settle
+from tests.unit.turns_requests import FLOOD, QUIET, Clock, all_ended, asked, settle
 
 
 async def test_who_has_most_of_a_full_queue_is_told_at_once_when_to_come_again() -> None:
@@ -54,25 +50,3 @@ async def test_a_replica_that_stops_says_so_itself() -> None:
     assert turns.turned_away(FLOOD) is None
     await all_ended(flood)
     await draining
-
-
-@settings(max_examples=150, deadline=None)
-@given(operations, st.integers(1, 6), st.integers(1, 6), st.integers(0, 3))
-def test_nobody_is_turned_away_who_would_have_been_taken(
-    steps: list[Operation], sequences: int, most_waiting: int, reserve: int
-) -> None:
-    asyncio.run(_anything(steps, sequences, most_waiting, reserve))
-
-
-async def _anything(steps: list[Operation], sequences: int, most_waiting: int, reserve: int) -> None:
-    clock = Clock(0)
-    turns, requests = Turns(sequences, most_waiting, clock, reserve), list[Request]()
-    for step in steps:
-        await _operate(turns, clock, requests, *step)
-        await settle()
-        for principal in KEYS:
-            if refusal := turns.turned_away(principal):
-                (request,) = await asked(turns, principal, 1)
-                assert request.outcomes == ["Overloaded"]
-                assert str(request.error) == str(refusal)
-    await all_ended(requests)
