@@ -75,10 +75,23 @@ async def started(config: KeeperConfig) -> asyncio.subprocess.Process:
     assert process.stdin
     process.stdin.write(config.to_json().encode() + b"\n")
     process.stdin.close()
-    while not (Path(config.folder) / SOCKET).exists():
+    while not await _answers(config):
         assert process.returncode is None
         await asyncio.sleep(0.02)
     return process
+
+
+async def _answers(config: KeeperConfig) -> bool:
+    """On its port, where it listens last."""
+    if not (Path(config.folder) / SOCKET).exists():
+        return False
+    try:
+        _, writer = await asyncio.open_connection(config.host, config.port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
 
 
 @asynccontextmanager
