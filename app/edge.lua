@@ -1,4 +1,5 @@
--- What HAProxy's own rules cannot do: read a refused body to its end, and ask the keeper about a request.
+-- What HAProxy's own rules cannot do: read a refused body to its end, read a deadline, count a body's prompts, and ask
+-- the keeper about a request.
 -- Argument: for how many milliseconds a keeper that is away is waited for.
 
 -- Reads a body to its end, keeping nothing, and then answers txn.status and txn.refusal.
@@ -12,10 +13,39 @@ core.register_service("refuse", "http", function(applet)
     applet:send(body)
 end)
 
+-- Milliseconds that X-Request-Timeout gives, read as replicas read it; 0 where it gives none.
+core.register_converters("timeout_ms", function(text)
+    local decimal = #text <= 32 and string.match(text, "^%+?[%d.]+[eE]?[+-]?%d*$")
+    local seconds = decimal and tonumber(text)
+    if not seconds or not (seconds > 0 and seconds <= 86400) then return 0 end
+    return math.ceil(seconds * 1000)
+end)
+
+-- How many prompts or conversations a body's array of this name holds: texts and arrays; numbers are one prompt's.
+core.register_converters("sequences", function(body, name)
+    local bare = body:gsub("\\.", "")
+    local _, begin = bare:find('"' .. name .. '"%s*:%s*%[')
+    local found, depth = 0, 0
+    for mark in (begin and bare:sub(begin):gsub('"[^"]*"', '"') or ""):gmatch('["%[%]{}]') do
+        if depth == 1 and (mark == '"' or mark == "[") then found = found + 1 end
+        if mark == "[" or mark == "{" then depth = depth + 1 end
+        if mark == "]" or mark == "}" then depth = depth - 1 end
+        if depth == 0 then break end
+    end
+    return math.max(1, found)
+end)
+
+local function now_ms()
+    local now = core.now()
+    return now.sec * 1000 + now.usec // 1000
+end
+
+core.register_fetches("steady_ms", now_ms)
+
 -- Of variable name -> header of the question. A body may say anything, so what could end a line is taken out.
 local ASKED = {
-    key_id = "x-key", uid = "x-request", secret = "x-corral-secret", path = "x-path", method = "x-method", model = "x-model",
-    answer_tokens = "x-answer-tokens", body_bytes = "x-body-bytes",
+    key_id = "x-key", uid = "x-request", secret = "x-corral-secret", path = "x-path", method = "x-method",
+    model = "x-model", answer_tokens = "x-answer-tokens", answers = "x-answers", body_bytes = "x-body-bytes",
 }
 local ANSWERED = {
     ["x-corral-principal"] = "txn.principal", ["retry-after"] = "txn.retry_after",
@@ -26,11 +56,6 @@ local ANSWERED = {
 local PATIENCE_MS, ANSWER_MS = tonumber((...)), 2000
 -- Between two tries, longer each time: hundreds may wait, and the keeper needs the processor to start.
 local FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 50, 400
-
-local function now_ms()
-    local now = core.now()
-    return now.sec * 1000 + now.usec // 1000
-end
 
 -- Asks the keeper, which may be starting again just now. Sets txn.status where the request is not to be served.
 core.register_action("admit", {"http-req"}, function(txn)

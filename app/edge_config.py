@@ -113,6 +113,8 @@ class EdgeSpec:
     queue_timeout_s: float = 30
     idle_timeout_s: float = 600
     request_timeout_s: float = 30
+    deadline_grace_s: float = 1
+    """After a request's own deadline, for whoever serves it to say so; then the edge does."""
     drain_s: float = 600
     retry_after_s: int = 5
     health_path: str | None = "/-/healthz"
@@ -247,6 +249,8 @@ def render(
         traceparent=TRACEPARENT,
         lines=lines,
         line_bytes=LINE_BYTES,
+        idle_ms=round(spec.idle_timeout_s * 1000),
+        grace_ms=round(spec.deadline_grace_s * 1000),
         ms=_milliseconds,
     )
 

@@ -11,6 +11,7 @@ import httpx
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from app.access.estimate import Estimate
 from app.access.guards import GuardedRetrieval, GuardedTribunals
 from app.access.items import ItemQuota, KeeperItemQuota, NoItemQuota
 from app.dead_peers import transport
@@ -126,6 +127,7 @@ def build_services(settings: Settings, kept: Kept) -> Services:
         embedder=embedder_id(settings),
         incoming=incoming_folder(settings.rag),
         item_quota=_item_quota(),
+        estimate=Estimate({served: spec.context_tokens for spec in specs for served in spec.served_ids}),
         metrics_sources=_all(
             _engine_metrics(specs, clients, herd), _keeper_metrics(), tribunals.metrics, retrieval.metrics
         ),

@@ -30,7 +30,7 @@ def merge_engine_metrics(texts: Mapping[str, Mapping[str, str]]) -> str:
 
 def _read(text: str, model: str, replica: str, families: dict[str, _Family]) -> None:
     current, labels = _Family(), ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a label's value may hold what else ends a line
         if line.startswith("# HELP "):
             name = line.split(" ", 3)[2]
             mine = next((prefix for prefix in LABELS if name.startswith(prefix)), None)

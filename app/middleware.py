@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import UNEXPECTED, BodyTooSlow, NotFromEdge, problem_of
 from app.telemetry import Telemetry
-from deployments.deadline import timeout_of, within
+from deployments.deadline import left_of, timeout_of, within
 from deployments.errors import BodyTooLarge, ServingError
 from deployments.hang_up import ended_by_disconnect
 from deployments.principal import CURRENT
@@ -126,7 +126,7 @@ class OwnDeadline:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         try:
-            await within(timeout_of(scope), send, partial(self.app, scope, receive))
+            await within(timeout_of(scope), send, partial(self.app, scope, receive), left_of(scope))
         except ServingError as error:
             await problem_of(error).response()(scope, receive, send)
         return None

@@ -32,6 +32,10 @@ def ref(model: type[BaseModel]) -> JsonDict:
 
 
 def content(media_type: str, schema: JsonDict, example: Any = None) -> JsonDict:
+    """Of server-sent events `schema` is that of each one's data."""
+    if media_type == SSE:
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+        schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
     return {media_type: {"schema": schema, **({} if example is None else {"example": example})}}
 
 

@@ -59,6 +59,8 @@ def overrides(settings: type[BaseSettings], environ: Mapping[str, str], profile:
             try:
                 path, value = _walk(settings, name.removeprefix(prefix).split("__"), environ[name], keys, prefix)
                 layers.append(Layer(f"${name}", _nest(path, value)))
+            except SettingsError as error:
+                problems.append(f"${name}: {error}")
             except _UnknownVariableError as error:
                 problems.append(_refusal(name, error.valid))
     if problems:
@@ -131,7 +133,7 @@ def _value(kind: Any, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

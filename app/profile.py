@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from deployments.tribunal.config import PREFIX, TribunalSpec, virtual_id
 
 PROFILES = Path(__file__).parent / "profiles"
 """The folder of the built-in profiles, NAME.yaml."""
+DEEPEST, MOST_VALUES = 64, 100_000
+"""Of one file. Aliases are counted each time: a few lines of them stand for more values than memory holds."""
 
 
 class SettingsError(Exception):
@@ -47,12 +50,20 @@ def read_layers(profile: str | Path) -> list[Layer]:
         if path in seen:
             raise SettingsError(f"{path}: extends: goes round in a circle: {' -> '.join(map(str, [*seen, path]))}")
         seen.append(path)
-        data = _anchored(parse(path), path.parent)
+        data = _parsed(path)
         parent = data.pop("extends", None)
         layers.insert(0, Layer(str(path), data))
         if parent is None:
             return layers
         path = _find(str(parent), path.parent, f"{path}: extends: ")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    data = parse(path)
+    try:
+        return _anchored(data, path.parent)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def merged(layers: list[Layer]) -> dict[str, Any]:
@@ -151,23 +162,46 @@ def _has(data: Any, path: tuple[str, ...]) -> bool:
 
 
 def absolute(source: str, base: Path) -> str:
-    """Make a local path (./x, ../x, ~/x, /x) absolute; leave everything else as it is."""
+    """Make a local path (./x, ../x, ~/x, /x) absolute; leave everything else as it is. Raises SettingsError."""
     if source in (".", "..") or source.startswith(("./", "../", "~", "/")):
-        return str((base / Path(source).expanduser()).resolve())
+        return str(_resolved(source, base))
     return source
 
 
+def _resolved(text: str, base: Path) -> Path:
+    try:
+        return (base / _expanded(text)).resolve()
+    except (RuntimeError, OSError) as error:  # links in a circle
+        raise SettingsError(f"{text!r} is no path here: {error}") from None
+
+
+def _expanded(text: str) -> Path:
+    try:
+        path = Path(text).expanduser()
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a null character is in it")
+    except (RuntimeError, ValueError) as error:  # nobody has that name; half of a surrogate pair
+        raise SettingsError(f"{text!r} is no path here: {error}") from None
+    return path
+
+
 def absolute_folder(folder: str, base: Path) -> str:
-    """Make any relative path or ~ absolute; links stay as they are written, for other machines may have others."""
-    return os.path.normpath(base / Path(folder).expanduser())
+    """Make any relative path or ~ absolute; links stay as they are written, for other machines may have others.
+
+    Raises SettingsError.
+    """
+    return os.path.normpath(base / _expanded(folder))
 
 
 def _find(profile: str | Path, base: Path, where: str = "") -> Path:
     if isinstance(profile, str) and profile in built_in():
         return PROFILES / f"{profile}.yaml"
-    path = (base / Path(profile).expanduser()).resolve()
-    if path.is_file():
-        return path
+    try:
+        path = _resolved(str(profile), base)
+        if path.is_file():
+            return path
+    except (SettingsError, OSError) as error:  # a name may be too long, a folder closed
+        raise SettingsError(f"{where}{error}") from None
     raise SettingsError(
         f"{where}{profile}: there is no profile of that name and no such file; "
         f"built-in profiles: {', '.join(built_in())}"
@@ -175,21 +209,65 @@ def _find(profile: str | Path, base: Path, where: str = "") -> Path:
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """A YAML file's top mapping ({} if it is empty). Raises SettingsError with the line of a mistake."""
+    """A YAML file's top mapping ({} if it is empty), of kinds that JSON has. Raises SettingsError with the line."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         raise SettingsError(f"{path}:{line} not valid YAML: {error.problem}") from None
+    except OverflowError:
+        raise SettingsError(f"{path}: not valid YAML: no character has the number of one of its \\U escapes") from None
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise SettingsError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict | None):
         raise SettingsError(f"{path}: a profile is keys and values (models: ...), not a {type(data).__name__}")
+    if problem := _problem(data or {}):
+        raise SettingsError(f"{path}: {problem}")
     return data or {}
 
 
+def _problem(data: dict[Any, Any]) -> str | None:
+    """Why these are no settings, whatever their keys are called."""
+    for key in data:
+        if not isinstance(key, str):
+            return f"the key {key!r} is not text; put it in quotes"
+        if key.startswith("_"):
+            return f"unknown key {key!r}; no key begins with '_'"
+    level: list[Any] = [data]
+    count = 0
+    for _ in range(DEEPEST):
+        level = list(islice(chain.from_iterable(map(_inner, level)), MOST_VALUES - count + 1))
+        count += len(level)
+        if count > MOST_VALUES:
+            return f"it has more than {MOST_VALUES:,} values, each alias counted; write fewer"
+        if strange := [value for value in level if not isinstance(value, _PLAIN)]:
+            return f"{strange[0]!r} is a {type(strange[0]).__name__}; use text, numbers, lists, and keys and values"
+        if not level:
+            return None
+    return f"it is nested deeper than {DEEPEST} levels"
+
+
+_PLAIN = (dict, list, str, int, float, type(None))
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice in one mapping."""
+    """Refuses a key that is written twice in one mapping. Dates are text, as in JSON."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, ValueError):  # of `!!bool x` and of 5,000 digits
+            problem = f"{str(node.value)[:64]!r} cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ByteSize, Field
 
+from app.access.estimate import Estimate
 from app.access.guards import require_model
 from app.access.items import ItemQuota, NoItemQuota
 from app.relay import Upstream
@@ -74,6 +75,7 @@ class Services:
     retrieval: collections of documents, each of which is also a virtual model.
     embedder: the id under which the documents' embedding model answers /v1/embeddings, if it does.
     item_quota: asked before a bulk call begins.
+    estimate: of the tokens that bulk items may take.
     incoming: where uploaded files wait until they are read.
     metrics_sources: further metrics in Prometheus's text format.
     created: Unix time that /v1/models shows.
@@ -89,6 +91,7 @@ class Services:
     embedder: str | None = None
     incoming: Path = Path("/nonexistent")
     item_quota: ItemQuota = field(default_factory=NoItemQuota)
+    estimate: Estimate = field(default_factory=Estimate)
     metrics_sources: Callable[[], Awaitable[str]] = no_metrics
     created: int = field(default_factory=lambda: int(time.time()))
 

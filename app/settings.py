@@ -141,7 +141,19 @@ class Settings(BaseSettings):
     def to_yaml(self) -> str:
         """A profile that loads into equal settings; defaults are left out."""
         data = self.model_dump(mode="json", exclude_defaults=True, exclude={"models": {"__all__": {"id"}}})
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes the line breaks of Unicode, which YAML would read as other ones."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if re.search("[\x85\u2028\u2029]", text) else None
+    ),
+)
 
 
 def _with_id(key: Any, spec: Any) -> Any:
@@ -228,10 +240,13 @@ def _source_problem(spec: ModelSpec) -> str | None:
     folder = Path(resolve_source(spec, Path.cwd()))
     if not folder.is_absolute():
         return _hub_id_problem(source)
-    if not folder.is_dir():
-        return f"there is no folder {folder}"
-    if not (folder / "config.json").is_file():
-        return f"{folder} has no config.json, so it is not a Hugging Face checkpoint"
+    try:
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        if not (folder / "config.json").is_file():
+            return f"{folder} has no config.json, so it is not a Hugging Face checkpoint"
+    except OSError as error:  # a name may be too long, a folder closed
+        return f"{folder} cannot be looked into: {error.strerror}"
     return None
 
 

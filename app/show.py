@@ -139,7 +139,7 @@ def ready_message(progress: Progress, name: str) -> None:
     option = "" if name == "default" else f" --name {name}"
     corral = "corral" if shutil.which("corral") else sys.argv[0]
     key = _who_may_ask(progress.state)
-    trust = f"TLS      {progress.state.fingerprint} (SHA-256)\n" if progress.state.fingerprint else ""
+    trust = tls_line(progress.state.fingerprint)
     trust += f"         curl --cacert {progress.state.certificate}\n" if progress.state.certificate else ""
     bearer = ' -H "Authorization: Bearer $(cat ' + progress.state.key_file + ')"' if progress.state.key_file else ""
     sys.stdout.write(
@@ -149,6 +149,11 @@ def ready_message(progress: Progress, name: str) -> None:
         f"Chat     {corral} chat{option}\n"
         f"Stop     {corral} down{option}\n"
     )
+
+
+def tls_line(fingerprint: str) -> str:
+    """What the certificate of the address is known by; empty without TLS."""
+    return f"TLS      {fingerprint} (SHA-256)\n" if fingerprint else ""
 
 
 def _who_may_ask(state: ServiceState) -> str:

@@ -13,6 +13,8 @@ from deployments.errors import BadRequest, DeadlineExceeded
 
 HEADER = "x-request-timeout"
 NAME = HEADER.encode()
+LEFT = b"x-corral-time-left"
+"""Milliseconds that were left of it when the edge passed the request on."""
 LONGEST_S = 86_400.0
 
 
@@ -30,19 +32,30 @@ def timeout_of(scope: Scope) -> float | None:
     return seconds
 
 
+def left_of(scope: Scope) -> float | None:
+    """Seconds that are left of what the client gives. Raises BadRequest."""
+    given = timeout_of(scope)
+    told = next((value for name, value in scope["headers"] if name == LEFT), b"")
+    return min(given, int(told) / 1000) if given and told.isdigit() else given
+
+
 def too_late(seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"There was no whole answer within the {seconds:g} s that the request gave.")
 
 
-async def within(seconds: float | None, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
+async def within(
+    seconds: float | None, send: Send, answer: Callable[[Send], Awaitable[None]], left_s: float | None = None
+) -> None:
     """Run `answer`, for so long at most. Raises DeadlineExceeded where nothing was sent by then.
+
+    left_s: of the seconds, where some have passed already.
 
     A stream of events ends with an error event, and any other answer that has begun is cut off.
     """
     if seconds is None:
         await answer(send)
         return
-    timeout = asyncio.timeout(seconds)
+    timeout = asyncio.timeout(seconds if left_s is None else left_s)
     sent = _Sent(send, timeout)
     try:
         async with timeout:

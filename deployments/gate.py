@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.courtesy import Courtesy
-from deployments.deadline import timeout_of, within
+from deployments.deadline import left_of, timeout_of, within
 from deployments.direct_chat import ROUTE as CHAT
 from deployments.direct_chat import DirectChat, send_events
 from deployments.errors import Forbidden, ServingError, WrongContentType
@@ -92,9 +92,9 @@ class Gate:
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            timeout_s = timeout_of(scope)
+            timeout_s, left_s = timeout_of(scope), left_of(scope)
             call = await self._read(scope, receive)
-            await within(timeout_s, send, partial(self._in_turn, call, timeout_s))
+            await within(timeout_s, send, partial(self._in_turn, call, left_s), left_s)
         except ServingError as error:
             await send_error(send, error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 HEADER = "x-corral-principal"
@@ -54,7 +55,17 @@ class Principal:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Principal:
         """Raises TypeError or KeyError for what to_json did not write."""
-        return cls(**{**data, "scopes": tuple(data["scopes"])})
+        scopes = data["scopes"]
+        if not isinstance(scopes, list | tuple):
+            raise TypeError("scopes: a list is wanted")
+        told = cls(**{**data, "scopes": tuple(scopes)})
+        texts = (told.key, told.group, told.request, told.label, told.trace, *scopes)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is wanted in every field but the weights")
+        weights = (told.weight, told.group_weight)
+        if not all(isinstance(weight, int | float) and 0 <= weight < inf for weight in weights):
+            raise TypeError("weights: finite numbers are wanted")
+        return told
 
     def to_header(self) -> str:
         """One line of ASCII."""
@@ -62,7 +73,11 @@ class Principal:
 
     @classmethod
     def from_header(cls, text: str | bytes) -> Principal:
-        return cls.from_json(json.loads(text))
+        """Raises ValueError, TypeError or KeyError for what to_header did not write."""
+        try:
+            return cls.from_json(json.loads(text))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 ANYBODY = Principal()

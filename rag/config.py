@@ -23,7 +23,7 @@ class Section(BaseModel):
     The twin of the deployments' Section: a leaf imports nothing of them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

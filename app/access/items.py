@@ -1,4 +1,7 @@
-"""Bulk items against a key's quota: reserved before a call begins, given back as they are answered."""
+"""Bulk items against a key's quota: reserved before a call begins, given back as they are answered.
+
+With them go the tokens that they may take; engines tell what they did take.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from app.access.quota import TOO_MANY_TOKENS
 from deployments.errors import BadRequest, OverQuota, ServingError, Unavailable
 from deployments.principal import CURRENT, SECRET_HEADER
 
@@ -24,8 +28,8 @@ NOBODY = "Nobody can say now whether this key may ask; try again."
 class ItemQuota(Protocol):
     """Of the key of the request at hand."""
 
-    async def reserve(self, items: int) -> None:
-        """Raises OverQuota, or BadRequest where it could never be, or Unavailable."""
+    async def reserve(self, items: int, tokens: int) -> None:
+        """tokens: of all items together. Raises OverQuota, or BadRequest where it could never be, or Unavailable."""
         ...
 
     async def done(self, items: int) -> None:
@@ -36,7 +40,7 @@ class ItemQuota(Protocol):
 class NoItemQuota:
     """Where nobody counts."""
 
-    async def reserve(self, items: int) -> None:
+    async def reserve(self, items: int, tokens: int) -> None:
         return None
 
     async def done(self, items: int) -> None:
@@ -51,10 +55,10 @@ class KeeperItemQuota:
         headers = {SECRET_HEADER: secret}
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
-    async def reserve(self, items: int) -> None:
+    async def reserve(self, items: int, tokens: int) -> None:
         who = CURRENT.get()
         try:
-            answer = await self._asked({"request": who.request, "key": who.key, "items": items})
+            answer = await self._asked({"request": who.request, "key": who.key, "items": items, "tokens": tokens})
         except httpx.HTTPError as error:
             raise Unavailable(NOBODY, "starting") from error
         if answer.status_code != httpx.codes.OK:
@@ -82,7 +86,10 @@ def _refusal(answer: httpx.Response) -> ServingError:
     error = answer.json()["error"]
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return OverQuota(error["message"], int(answer.headers.get("retry-after", 1)), error["code"])
-    return BadRequest(error["message"], "items")
+    never = BadRequest(error["message"], "items")
+    if error["code"] == TOO_MANY_TOKENS:
+        never.reason = TOO_MANY_TOKENS
+    return never
 
 
 class Answered:

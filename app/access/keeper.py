@@ -16,7 +16,7 @@ from math import ceil
 from typing import Any
 
 from app.access.counts import Counts
-from app.access.estimate import Estimate
+from app.access.estimate import Estimate, prompt_tokens
 from app.access.key_records import EMPTY, KeyFile, KeyRecord, KeysError
 from app.access.key_store import KeyStore
 from app.access.ledger import Ledger
@@ -29,13 +29,17 @@ from deployments.principal import HEADER
 
 log = logging.getLogger("corral.keeper")
 INVALID, LIMITED = "invalid_request_error", "rate_limit_error"
+BULK = "/bulk"
 BATCHES_KEPT = 4096
 """Ids of batches of usage that were counted, so that one that comes twice is not."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as the edge sees it. model: what its body names, if the edge looked."""
+    """A request as the edge sees it. model: what its body names, if the edge looked.
+
+    answer_tokens: the longest that each of its answers may be, if it says so. answers: how many it asks for.
+    """
 
     request: str
     key: str
@@ -44,6 +48,7 @@ class Asked:
     model: str | None = None
     body_bytes: int = 0
     answer_tokens: int | None = None
+    answers: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,17 @@ class Keeper:
             message = f"This API key may not do this; it needs the scope {need}."
             return _refused(403, message, INVALID, "not_allowed", "model" if asked.model else None)
         if asked.method == "POST":
-            tokens = self.estimate.tokens(asked.model, asked.body_bytes, asked.answer_tokens)
+            tokens = self._reserve(asked)
             if refusal := self.quota.admit(_held(record.id, asked.request), record.id, record.group, tokens):
                 return self._over(refusal, record)
         return Answer(headers={HEADER: principal.to_header(), **self._headroom(record)})
 
-    def admit_items(self, request: str, key: str, items: int) -> Answer:
-        """Whether a bulk call of so many items is served now."""
+    def admit_items(self, request: str, key: str, items: int, tokens: int) -> Answer:
+        """Whether a bulk call is served now, of so many items, which may take so many tokens in all."""
         record = self._file.by_id.get(key)
         if record is None:
             return Answer()
-        refusal = self.quota.admit_items(_held(key, request), key, record.group, items, 0)
+        refusal = self.quota.admit_items(_held(key, request), key, record.group, items, tokens)
         return self._over(refusal, record) if refusal else Answer()
 
     def used(self, batch: str, events: Iterable[Mapping[str, Any]]) -> None:
@@ -125,7 +130,7 @@ class Keeper:
     def items_done(self, request: str, key: str, count: int) -> None:
         """So many items of a bulk call are answered."""
         self.quota.items_done(_held(key, request), count)
-        self.ledger.note(key, self._group(key), "/bulk", Counts(bulk_items=count))
+        self.ledger.note(key, self._group(key), BULK, Counts(bulk_items=count))
 
     def ended(self, line: bytes) -> None:
         """One line of the edge's log: a request has ended."""
@@ -146,6 +151,12 @@ class Keeper:
     def names(self) -> dict[str, str]:
         """Id of every key -> its name."""
         return {record.id: record.name for record in self._file.keys}
+
+    def _reserve(self, asked: Asked) -> int:
+        """Tokens. Of a bulk call its text alone: what its answers may take, the gateway tells with their number."""
+        if asked.path == BULK:
+            return prompt_tokens(asked.body_bytes)
+        return self.estimate.tokens(asked.model, asked.body_bytes, asked.answer_tokens, asked.answers)
 
     def _group(self, key: str) -> str:
         record = self._file.by_id.get(key)
@@ -196,7 +207,7 @@ def _counted_as(model: str) -> str:
     if not model.startswith("/"):
         return model
     path = "/".join(model.split("/")[:3])
-    return path if path in ("/bulk", "/generate", "/v1/tribunal", "/v1/rag", "/v1/embeddings") else "other"
+    return path if path in (BULK, "/generate", "/v1/tribunal", "/v1/rag", "/v1/embeddings") else "other"
 
 
 def _refused(

@@ -58,6 +58,7 @@ class KeeperRoutes:
         asked = Asked(
             told.get("x-request", ""), told.get("x-key", ""), told.get("x-method", ""), told.get("x-path", ""),
             told.get("x-model"), _number(told.get("x-body-bytes")) or 0, _number(told.get("x-answer-tokens")),
+            _number(told.get("x-answers")) or 1,
         )  # fmt: skip
         with self._keeper.tally.admission.time():
             answer = self._keeper.admit(asked)
@@ -70,7 +71,8 @@ class KeeperRoutes:
 
     async def items(self, request: Request) -> Response:
         told = await request.json()
-        return _response(self._keeper.admit_items(str(told["request"]), str(told["key"]), int(told["items"])))
+        items, tokens = int(told["items"]), int(told["tokens"])
+        return _response(self._keeper.admit_items(str(told["request"]), str(told["key"]), items, tokens))
 
     async def items_done(self, request: Request) -> Response:
         told = await request.json()

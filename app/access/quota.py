@@ -10,7 +10,8 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from app.access.limits import Limits
@@ -23,6 +24,7 @@ LimitsOf = Callable[[str, str], tuple[Limits, Limits]]
 
 FORGET_S = 2 * 3600.0
 """A request that never told its end is taken for ended then: longer than any may take."""
+TOO_MANY_TOKENS = "quota_tokens_too_many"
 ITEMS_RETRY_S = 5.0
 """Nobody knows when bulk items are answered."""
 
@@ -41,9 +43,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Ask:
+    """whole: the tokens are all that the request may take, with what is reserved for it already."""
+
     requests: int = 0
     tokens: int = 0
     items: int = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         _counted(self.tokens)
@@ -102,8 +107,11 @@ class Quota:
         return self._admit(request, _owners(key, group), _Ask(requests=1, tokens=tokens))
 
     def admit_items(self, request: str, key: str, group: str, items: int, tokens: int) -> Refusal | None:
-        """Reserves items of a bulk call, until they are answered, and tokens. It counts no request; else as admit."""
-        return self._admit(request, _owners(key, group), _Ask(items=items, tokens=tokens))
+        """Reserves items of a bulk call, until they are answered, and tokens: what was reserved for it is one part.
+
+        It counts no request; else as admit.
+        """
+        return self._admit(request, _owners(key, group), _Ask(items=items, tokens=tokens, whole=True))
 
     def used(self, request: str, prompt_tokens: int, completion_tokens: int) -> None:
         """So many more. They count too if they are told a little after the end; nothing happens if it is unknown."""
@@ -163,19 +171,37 @@ class Quota:
     def _admit(self, request: str, owners: tuple[Owner, Owner], ask: _Ask) -> Refusal | None:
         now_s = self._advance()
         held = self._recent.get(request) or self._long.get(request)
-        limits = self._limits_of(owners[0][1], owners[1][1])
-        refusals = [
-            refusal
-            for owner, its_limits in zip(owners, limits, strict=True)
-            for refusal in _refusals(owner, self._accounts.get(owner) or _Account(), its_limits, ask, now_s)
-        ]
+        own = held if held and ask.whole and held.owners == owners else None
+        before = own.charge if own else 0
+        ask = replace(ask, tokens=max(ask.tokens, before))
+        with self._without(own):
+            refusals = list(self._all_refusals(owners, ask, now_s))
         if refusals:
             return max(refusals, key=_patience_s)
         if held and held.owners != owners:
             self._displace(request, held, tick_of(now_s))
             held = None
-        self._take(request, held or self._new(owners), ask, tick_of(now_s))
+        more = replace(ask, tokens=ask.tokens - before)
+        self._take(request, held or self._new(owners), more, tick_of(now_s))
         return None
+
+    def _all_refusals(self, owners: tuple[Owner, Owner], ask: _Ask, now_s: float) -> Iterator[Refusal]:
+        limits = self._limits_of(owners[0][1], owners[1][1])
+        for owner, its_limits in zip(owners, limits, strict=True):
+            yield from _refusals(owner, self._accounts.get(owner) or _Account(), its_limits, ask, now_s)
+
+    @contextmanager
+    def _without(self, held: _Request | None) -> Iterator[None]:
+        """As if this request were charged nothing."""
+        windows = [account.tokens for account in self._accounts_of(held)] if held else []
+        tick, charge = (held.tick, held.charge) if held else (0, 0)
+        for window in windows:
+            window.change(tick, -charge)
+        try:
+            yield
+        finally:
+            for window in windows:
+                window.change(tick, charge)
 
     def _displace(self, request: str, held: _Request, tick: int) -> None:
         """Its key has another group now. The former one stays charged for a minute, under a name that nobody has."""
@@ -252,7 +278,7 @@ def _refusals(owner: Owner, account: _Account, limits: Limits, ask: _Ask, now_s:
         yield _too_many_requests(owner, most, wait_s)
     most = limits.tokens_per_minute
     if wait_s := _wait_s(account.tokens, ask.tokens, most, now_s):
-        yield _too_many_tokens(owner, most, ask.tokens, wait_s)
+        yield _too_many_tokens(owner, most, ask, wait_s)
     most = limits.bulk_items
     if most is not None and ask.items and account.items + ask.items > most:
         yield _too_many_items(owner, most, ask.items, account.items)
@@ -278,12 +304,13 @@ def _too_many_requests(owner: Owner, most: int | None, wait_s: float) -> Refusal
     return Refusal("quota_requests", message, wait_s)
 
 
-def _too_many_tokens(owner: Owner, most: int | None, tokens: int, wait_s: float) -> Refusal:
+def _too_many_tokens(owner: Owner, most: int | None, ask: _Ask, wait_s: float) -> Refusal:
     may = f"{_who(owner)} may use {most} tokens in any minute, prompts and answers together"
+    this, advice = ("call", "send fewer items at once") if ask.whole else ("request", "shorten the prompt")
     if wait_s == math.inf:
-        message = f"{may}, and this request may take {tokens}: shorten the prompt, or set max_tokens lower."
-        return Refusal("quota_tokens_too_many", message, None)
-    message = f"{may}; there is no room now for the {tokens} that this request may take."
+        message = f"{may}, and this {this} may take {ask.tokens}: {advice}, or set max_tokens lower."
+        return Refusal(TOO_MANY_TOKENS, message, None)
+    message = f"{may}; there is no room now for the {ask.tokens} that this {this} may take."
     return Refusal("quota_tokens", message, wait_s)
 
 

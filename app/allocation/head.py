@@ -319,7 +319,7 @@ class Head(Service):
         here = self._agent
         address = Address(
             here.allocation.job_id, here.node, here.address, self._cluster.ports.edge, time.time(),
-            _scheme(here.settings), self._state.certificate,
+            _scheme(here.settings), self._state.certificate, self._state.fingerprint,
         )  # fmt: skip
         with contextlib.suppress(OSError):  # it is tried again
             address.write(self._job.service.address)

@@ -50,7 +50,8 @@ class Record:
 class Address(Record):
     """Where a service answers. `host` is an IP address on the cluster's network; `since` is unix seconds.
 
-    certificate: the file that an https address is to be trusted by; empty where the authorities say so.
+    certificate: the file that an https address is to be trusted by; empty where the authorities say so. fingerprint:
+    SHA-256 of the certificate that it shows; empty without TLS, and where the job is of an earlier version.
     """
 
     job_id: int
@@ -60,6 +61,7 @@ class Address(Record):
     since: float
     scheme: str = "http"
     certificate: str = ""
+    fingerprint: str = ""
 
     @property
     def url(self) -> str:

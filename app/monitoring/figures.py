@@ -58,7 +58,7 @@ def figures(before: Scrape | None, now: Scrape) -> Figures:
     """before: an earlier scrape of the same service."""
     between = Between(before, now) if before else None
     models = tuple(_model(model, between, now) for model in now.labels("corral_model_replicas", "model"))
-    nodes = {dict(labels)["state"]: round(count) for labels, count in now.series("corral_job_nodes")}
+    nodes = {dict(labels).get("state", ""): round(count) for labels, count in now.series("corral_job_nodes")}
     ends = now.most("corral_job_ends_timestamp_seconds")
     if between is None:
         return Figures(None, models, nodes=nodes, ends=ends)
@@ -75,7 +75,7 @@ def figures(before: Scrape | None, now: Scrape) -> Figures:
 
 
 def _model(model: str, between: Between | None, now: Scrape) -> ModelFigures:
-    states = (dict(labels)["state"] for labels, value in now.series("corral_model_state", model=model) if value)
+    states = (dict(labels).get("state", "") for labels, value in now.series("corral_model_state", model=model) if value)
     engine = {"corral_model": model}
     before_engine = now.total("corral_replica_requests", model=model, state="waiting")
     shown = ModelFigures(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +14,7 @@ Labels = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Scrape:
-    """at: seconds of a clock that nobody moves. samples: name -> labels -> value."""
+    """at: seconds of a clock that nobody moves. samples: name -> labels -> value, a finite one."""
 
     at: float
     samples: Mapping[str, Mapping[Labels, float]]
@@ -25,7 +25,8 @@ class Scrape:
         samples: dict[str, dict[Labels, float]] = defaultdict(dict)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                samples[sample.name][frozenset(sample.labels.items())] = sample.value
+                if _is_finite(sample.value):
+                    samples[sample.name][frozenset(sample.labels.items())] = sample.value
         return cls(at, samples)
 
     def series(self, name: str, **where: str) -> Iterator[tuple[Labels, float]]:
@@ -34,7 +35,8 @@ class Scrape:
         return ((labels, value) for labels, value in self.samples.get(name, {}).items() if wanted <= labels)
 
     def total(self, name: str, **where: str) -> float:
-        return math.fsum(value for _, value in self.series(name, **where))
+        """Raises ValueError if it is more than a number can be."""
+        return _sum(value for _, value in self.series(name, **where))
 
     def most(self, name: str, **where: str) -> float | None:
         return max((value for _, value in self.series(name, **where)), default=None)
@@ -63,7 +65,8 @@ class Between:
             yield labels, value - earlier if value >= earlier else value
 
     def increase(self, name: str, **where: str) -> float:
-        return math.fsum(value for _, value in self.increases(name, **where))
+        """Raises ValueError if it is more than a number can be."""
+        return _sum(value for _, value in self.increases(name, **where))
 
     def per_s(self, name: str, **where: str) -> float:
         return self.increase(name, **where) / self.seconds
@@ -79,6 +82,20 @@ class Between:
         """Of what was observed meanwhile, over all series of the histogram together; None if nothing was."""
         buckets = self.by("le", f"{histogram}_bucket", **where)
         return quantile(share, {float(bound): count for bound, count in buckets.items()})
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # the parser reads whole numbers as such
+        return False
+
+
+def _sum(values: Iterable[float]) -> float:
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        raise ValueError("a sum of metrics is more than a number can be") from None
 
 
 def quantile(share: float, cumulative: Mapping[float, float]) -> float | None:

@@ -93,7 +93,8 @@ def _sweep(incoming: Path) -> None:
 def _stored(form: FormData, folder: Path) -> Received:
     """Copies every part `file` into the folder. Raises BadRequest if there is none, and for another field."""
     if unknown := [name for name in form if name not in ("file", "metadata")]:
-        raise BadRequest(f"unknown field {unknown[0][:64]!r}; valid fields: file, metadata.", unknown[0][:64])
+        shown = _sendable(unknown[0][:64])
+        raise BadRequest(f"unknown field {shown!r}; valid fields: file, metadata.", shown)
     files = form.getlist("file")
     if not files or not all(isinstance(file, UploadFile) for file in files):
         raise BadRequest("file: at least one file is wanted, as curl -F file=@handbook.pdf sends it.", "file")
@@ -104,7 +105,7 @@ def _stored(form: FormData, folder: Path) -> Received:
         try:
             source = source_name(file.filename or "")
         except BadName as error:
-            name = (file.filename or "")[:256].encode(errors="replace").decode()
+            name = _sendable((file.filename or "")[:256])
             refused.append({"source": name, "outcome": "failed", "passages": 0, "reason": error.message})
             continue
         uploads.append(Upload(str(_copied(file, folder, number, source)), source, metadata))
@@ -120,6 +121,11 @@ def _copied(file: UploadFile, folder: Path, number: int, source: str) -> Path:
     except OSError as error:
         raise _full(error) from error
     return path
+
+
+def _sendable(name: str) -> str:
+    """A charset of the client's own choice may have given halves of surrogate pairs."""
+    return name.encode(errors="replace").decode()
 
 
 def _metadata(text: object) -> Mapping[str, Scalar]:

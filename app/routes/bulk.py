@@ -22,6 +22,7 @@ from app.services import Services
 from app.streaming import Streamed, line
 from app.telemetry import Telemetry
 from app.wire import Answer, BulkItem, BulkLineReply, BulkRequest, BulkSummary, ErrorDetail
+from deployments.chat import ChatRequest
 from deployments.errors import BadRequest, ServingError
 from deployments.strict_json import as_object, parse_json
 
@@ -40,9 +41,10 @@ class Call:
 
 @dataclass
 class Plan:
-    """What is to be run, and what was refused at once."""
+    """What is to be run, what was refused at once, and the tokens that it may take."""
 
     jobs: list[BulkJob] = field(default_factory=list)
+    tokens: int = 0
     refused: list[BulkLine] = field(default_factory=list)
     ids: dict[int, str] = field(default_factory=dict)
 
@@ -66,7 +68,7 @@ class BulkRoutes:
             limit = self.services.limits.bulk.max_items
             raise BadRequest(f"items: 1 to {limit} are allowed in one call, got {len(call.items)}.", "items")
         plan = await self._plan(call)
-        await self.services.item_quota.reserve(len(plan.jobs))
+        await self.services.item_quota.reserve(len(plan.jobs), plan.tokens)
         if call.stream or NDJSON in request.headers.get("accept", ""):
             return Streamed(self._ndjson(plan), NDJSON)
         return Streamed(self._json(plan), JSON)
@@ -80,9 +82,15 @@ class BulkRoutes:
                 plan.ids[index] = item["id"][:256].encode(errors="replace").decode()
             try:
                 plan.jobs.append(self._job(index, item, call.defaults))
+                plan.tokens += self._tokens(plan.jobs[-1])
             except ServingError as error:
                 plan.refused.append(BulkLine(index, error=error))
         return plan
+
+    def _tokens(self, job: BulkJob) -> int:
+        """That this item may take."""
+        asked = job.request
+        return self.services.estimate.tokens(job.model, _text_bytes(asked), asked.params.get("max_tokens"))
 
     def _job(self, index: int, item: object, defaults: dict[str, Any]) -> BulkJob:
         if isinstance(item, BadRequest):
@@ -165,6 +173,15 @@ async def read_call(request: Request) -> Call:
     asked = validate(BulkRequest, {**body, **outline})
     defaults = asked.defaults.params() | ({"model": asked.model} if asked.model else {})
     return Call(body["items"], defaults, asked.stream)
+
+
+def _text_bytes(request: ChatRequest) -> int:
+    """Of all messages."""
+    return sum(len(text.encode()) for message in request.messages for text in _texts(message["content"]))
+
+
+def _texts(content: str | list[dict[str, str]]) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
 
 
 def _outline(items: object) -> object:

@@ -125,6 +125,7 @@ class Ways:
             ("From a laptop", shlex.join(self.forward)),
             ("and then there", f"export OPENAI_BASE_URL={self.base_url} OPENAI_API_KEY={openai_key}"),
             ("and what it trusts", self.trust_there),
+            ("TLS fingerprint", f"{self.address.fingerprint} (SHA-256)" if self.address.fingerprint else ""),
         ]
         return "".join(f"{title:<21}{command}\n" for title, command in shown if command)
 
@@ -137,6 +138,7 @@ class Ways:
             "forward": shlex.join(self.forward),
             "environment": {"OPENAI_BASE_URL": self.base_url, **openai_key},
             "certificate": self.address.certificate or None,
+            "fingerprint": self.address.fingerprint or None,
             **key_json(self.key),
         }
 

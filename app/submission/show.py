@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.show import COLOURS, LiveBoard, aligned
+from app.show import COLOURS, LiveBoard, aligned, tls_line
 from app.submission.connect import own_key, ways
 from app.submission.look import Look, change_at
 from deployments.status import ModelState
@@ -105,6 +105,12 @@ def _of(model: Mapping[str, Any]) -> str:
 
 def status_table(look: Look) -> None:
     """The answer of `corral slurm status`."""
+    _tables(look)
+    sys.stdout.write(tls_line(look.address.fingerprint) if look.address else "")
+
+
+def _tables(look: Look) -> None:
+    """The job in a line, then its nodes and its models."""
     status, job = look.status, look.job
     left = f"  {format_walltime(job.time_left)} left" if job and job.time_left is not None else ""
     address = look.address.url if look.address else "no address"
@@ -129,7 +135,7 @@ def status_table(look: Look) -> None:
 
 def ready_message(look: Look) -> None:
     """The last lines of `corral slurm up`: the address, its key, one curl line, the way in, how to stop."""
-    status_table(look)
+    _tables(look)
     if look.address is None:
         return
     model = look.answering[-1] if look.answering else "MODEL"
@@ -141,7 +147,7 @@ def ready_message(look: Look) -> None:
     trust_line = f"Trust    {found.trust_export}\n" if found.trust else ""
     sys.stdout.write(
         f"\nAddress  {url}/v1  (any OpenAI client; docs at {url}/docs)\n"
-        f"{key_line}{trust_line}"
+        f"{key_line}{tls_line(look.address.fingerprint)}{trust_line}"
         f"Try      curl -s {found.trust}{url}/v1/chat/completions {header}"
         f"-H 'Content-Type: application/json' -d '{body}'\n"
         f"Laptop   {' '.join(found.forward)}\n"

@@ -55,14 +55,23 @@ def read_session(path: Path) -> Session:
     head, *turns = [value for value in map(_value, lines) if value is not None] or [{}]
     if "collection" not in head:
         raise FileNotFoundError(path)
-    created = float(head.get("created", 0))
-    updated = float(turns[-1].get("at", created)) if turns else created
+    created = _seconds(head.get("created"), 0.0)
+    updated = _seconds(turns[-1].get("at"), created) if turns else created
     return Session(path.stem, str(head["collection"]), created, updated, tuple(turns))
 
 
+def _seconds(value: Any, otherwise: float) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else otherwise
+    except OverflowError:
+        return otherwise
+
+
 def _value(line: bytes) -> dict[str, Any] | None:
+    """None also for what could not be sent: no number, half of a surrogate pair."""
     try:
         value = json.loads(line)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MESSAGES = [{"role": "user", "content": "Hi"}]
+WORD = "Hi"
+"""What every prompt says; nothing else in GOOD has these letters."""
+MESSAGES = [{"role": "user", "content": WORD}]
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 2},
     "/v1/chat/completions/batch": {"messages": [MESSAGES], "max_tokens": 2},
@@ -88,10 +90,16 @@ class Malformed:
 
 
 class Malformer:
-    """Makes them for one service. key: without it most end at the edge."""
+    """Makes them for one service. key: without it most end at the edge.
 
-    def __init__(self, model: str, key: str = "", seed: int = 0) -> None:
-        self._model, self._key, self._random = model, key, random.Random(seed)
+    word: what every prompt says; one that is given is in junk, too.
+    """
+
+    def __init__(self, model: str, key: str = "", seed: int = 0, word: str = WORD) -> None:
+        self._model, self._key, self._word, self._random = model, key, word, random.Random(seed)
+        self._asked: dict[str, dict[str, Any]] = json.loads(json.dumps(GOOD).replace(WORD, word))
+        more = () if word == WORD else (word, [word], {word: word}, [{"role": word, "content": word}])
+        self._junk: tuple[Any, ...] = (*JUNK, *more)
         self._kinds: dict[str, Callable[[], Malformed]] = {
             "field": self._field, "json": self._json, "path": self._path, "header": self._header,
             "bytes": self._bytes,
@@ -120,26 +128,26 @@ class Malformer:
 
     def _good(self) -> tuple[str, dict[str, Any]]:
         path = self._random.choice(list(GOOD))
-        return path, {"model": self._model, **GOOD[path]}
+        return path, {"model": self._model, **self._asked[path]}
 
     def _field(self) -> Malformed:
         path, body = self._good()
         for _ in range(self._random.choice((1, 1, 2))):
-            body[self._random.choice(FIELDS)] = self._random.choice(JUNK)
+            body[self._random.choice(FIELDS)] = self._random.choice(self._junk)
         if self._random.random() < 0.2:
             body.pop(self._random.choice(list(body)))
         return Malformed("field", self._post(path, json.dumps(body).encode()))
 
     def _json(self) -> Malformed:
         path, body = self._good()
-        good = json.dumps(body).encode()
+        good, word = json.dumps(body).encode(), self._word.encode()
         cut = self._random.randrange(len(good))
         bodies = (
             good[:cut], good[:cut] + self._random.randbytes(4) + good[cut:], b"[" * 50_000, b'{"a":' * 5000,
             good + good,
             b"\xef\xbb\xbf" + good, good.decode().encode("utf-16"), good[:-1] + b', "model": "x"}', b"", b"null",
             b"[]",
-            good.replace(b"Hi", b"\\ud800"), good.replace(b"Hi", b"\\u0000"), good.replace(b"2", b"9" * 5000),
+            good.replace(word, b"\\ud800"), good.replace(word, b"\\u0000"), good.replace(b"2", b"9" * 5000),
             good.replace(b"2", b"NaN"), good.replace(b"2", b"1e400"), self._random.randbytes(200),
             b'"' + b"x" * 10_000,
         )  # fmt: skip
@@ -151,7 +159,7 @@ class Malformer:
 
     def _header(self) -> Malformed:
         path, body = self._good()
-        body[self._random.choice(FIELDS)] = self._random.choice(JUNK)
+        body[self._random.choice(FIELDS)] = self._random.choice(self._junk)
         return Malformed("header", self._post(path, json.dumps(body).encode(), self._random.choice(HEADERS)))
 
     def _bytes(self) -> Malformed:
@@ -159,7 +167,8 @@ class Malformer:
 
     def _type(self) -> Malformed:
         path = self._random.choice((*GOOD, "/v1/rag/collections/none/documents"))
-        body = self._random.choice((b"--x\r\n\r\n", b"a=b", b"{}\n{}\n[", json.dumps(GOOD.get(path, {})).encode()))
+        asked = json.dumps(self._asked.get(path, {})).encode()
+        body = self._random.choice((b"--x\r\n\r\n", b"a=b", b"{}\n{}\n[", asked))
         return Malformed("type", self.request("POST", path, body, f"content-type: {self._random.choice(TYPES)}"))
 
     def _stranger(self) -> Malformed:
@@ -167,5 +176,5 @@ class Malformer:
         wrong = self._random.choice(
             ("Basic eDp5", "Bearer", "Bearer  ", "Bearer corral-aaaaaaaa-" + "0" * 48, "x" * 3000)
         )
-        stranger = Malformer(self._model)
+        stranger = Malformer(self._model, word=self._word)
         return Malformed("key", stranger._post(path, json.dumps(body | {"n": -1}).encode(), f"authorization: {wrong}"))

@@ -54,9 +54,19 @@ class Backend:
         self.arrived.set()
         if "stream" in scope["query_string"].decode():
             return await self._stream(receive, send)
-        if self.hold:
-            await self.hold.wait()
+        if self.hold and not await self._released(self.hold, receive):
+            return None
         return await _reply(send, self.status, {"from": self.name, "path": scope["path"], "bytes": len(body)})
+
+    async def _released(self, hold: asyncio.Event, receive: Receive) -> bool:
+        """Wait until it may answer; False if who asked hangs up before."""
+        waiting, gone = asyncio.ensure_future(hold.wait()), asyncio.ensure_future(receive())
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            self.left.set()
+        waiting.cancel()
+        gone.cancel()
+        return hold.is_set()
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})

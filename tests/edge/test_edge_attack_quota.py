@@ -43,7 +43,7 @@ async def main():
     async def one(number):
         CURRENT.set(Principal(key, request=f"{gateway}-{number}"))
         try:
-            await quota.reserve(7)
+            await quota.reserve(7, 70)
         except OverQuota:
             return 0
         return 7
@@ -112,3 +112,12 @@ async def test_four_gateways_at_once_reserve_no_more_items_than_there_are(kept: 
         processes = await four(RESERVING, url, SECRET, record.id, str(EACH))
         assert sum(each["held"] for each in await told(processes)) == 100 // 7 * 7
         await ended(processes)
+
+
+async def test_four_gateways_at_once_reserve_no_more_tokens_than_there_are(kept: Kept) -> None:
+    """Seven items may take 70 tokens; what was answered is charged until its call ends."""
+    record, _ = await kept.create(limits=Limits(tokens_per_minute=1000))
+    url = f"http://{kept.config.host}:{kept.config.port}"
+    processes = await four(RESERVING, url, SECRET, record.id, str(EACH))
+    assert sum(each["held"] for each in await told(processes)) == 1000 // 70 * 7
+    await ended(processes)

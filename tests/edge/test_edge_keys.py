@@ -186,6 +186,57 @@ async def test_rates_are_refused_with_when_to_come_again(kept: Kept, serve: Back
     assert "retry-after" not in never.headers
 
 
+SAID = {"role": "user", "content": [{"type": "text", "text": "[["}]}
+
+
+async def test_tokens_are_reserved_for_what_a_body_asks_wherever_it_goes(kept: Kept) -> None:
+    """A body's bytes by four, and max_tokens, for each of n answers; of a bulk call its items are told later."""
+    cases: list[tuple[str, dict[str, object], int]] = [
+        (CHAT, {"model": "m-a", "max_tokens": 100, "n": 5}, 500),
+        ("/v1/completions", {"model": "m-a", "n": 3, "prompt": "x"}, 3 * 512),
+        (CHAT, {"model": "m-a", "max_tokens": 100, "n": -5}, 100),
+        ("/v1/completions", {"model": "m-a", "max_tokens": 9, "prompt": ['a"], [', "[\\", "c"]}, 27),
+        ("/v1/completions", {"model": "m-a", "max_tokens": 9, "n": 2, "prompt": [[1, 2], [3]]}, 36),
+        ("/v1/completions", {"model": "m-a", "max_tokens": 9, "prompt": [1, 2, 3]}, 9),
+        ("/v1/completions", {"model": "m-a", "max_tokens": 9, "prompt": '["a", "b", "c"]'}, 9),
+        (CHAT, {"model": "m-a", "max_tokens": 9, "messages": [SAID, SAID]}, 9),
+        (CHAT, {"model": "m-a", "max_tokens": 9, "messages": [[SAID, SAID], [SAID], [SAID]]}, 27),
+        ("/generate", {"model": "m-a", "max_tokens": 700, "prompt": "x" * 400}, 700),
+        ("/generate", {"max_tokens": 100_000, "prompt": "x", "model": "m-a"}, 2048),
+        ("/generate", {"prompt": "x"}, 512),
+        ("/v1/tribunal", {"question": "x", "max_tokens": 3000}, 3000),
+        ("/v1/rag/chat", {"question": "x", "max_tokens": 40}, 40),
+        ("/v1/rag/search", {"query": "x", "max_tokens": 40}, 512),
+        ("/bulk", {"items": ["x" * 400], "max_tokens": 4000, "n": 7}, 0),
+    ]
+    limits = Limits(tokens_per_minute=100_000)
+    keys = [kept.store.create(f"key{number}", limits=limits)[1] for number in range(len(cases))]
+    await kept.take()
+    for key, (path, body, answers) in zip(keys, cases, strict=True):
+        content = json.dumps(body).encode()
+        answer = await kept.client.post(path, content=content, headers=bearer(key))
+        assert answer.status_code == 200, answer.text
+        reserved = 100_000 - int(answer.headers["x-ratelimit-remaining-tokens"])
+        assert reserved == (2048 if answers == 2048 else len(content) // 4 + answers), (path, body)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/tribunal"])
+async def test_what_could_never_fit_is_refused_before_the_gateway_reads_it(
+    kept: Kept, serve: Backend, path: str
+) -> None:
+    _, text = await kept.create(limits=Limits(tokens_per_minute=1000))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"model": "none", "max_tokens": '
+        yield b"5000}"
+
+    for content in (b'{"model": "none", "max_tokens": 5000}', pieces()):
+        refused = await kept.client.post(path, content=content, headers=bearer(text))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "quota_tokens_too_many")
+        assert "set max_tokens lower" in refused.json()["error"]["message"]
+    assert serve.seen == []
+
+
 async def test_no_interleaving_gets_past_a_quota(kept: Kept, serve: Backend) -> None:
     _, text = await kept.create(limits=Limits(requests_per_minute=40))
     statuses = [answer.status_code for answer in await asyncio.gather(*(kept.ask(text) for _ in range(120)))]

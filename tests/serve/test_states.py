@@ -45,6 +45,18 @@ async def test_a_sleeping_model_wakes_for_requests_and_sleeps_again(
     until(lambda: asleep(service), what="sleepy asleep again")
 
 
+async def test_a_deadline_is_kept_while_a_model_wakes(service: RunningService, ahttp: httpx.AsyncClient) -> None:
+    """The request waits in Serve, where nobody looks at its deadline: the edge does."""
+    until(lambda: asleep(service), what="sleepy asleep")
+    headers, long = {"x-request-timeout": "1"}, {"model": "sleepy", "max_tokens": 1900, "ignore_eos": True}
+    late = await ahttp.post("/v1/chat/completions", json={**long, "messages": HELLO["messages"]}, headers=headers)
+    assert late.status_code == 504, late.text
+    message = "There was no whole answer within the 1 s that the request gave."
+    error = {"message": message, "type": "server_error", "param": None, "code": "deadline_exceeded"}
+    assert late.json() == {"error": error}
+    until(lambda: asleep(service), what="sleepy asleep again")
+
+
 def test_a_model_that_cannot_load_says_why_everywhere(service: RunningService, http: httpx.Client) -> None:
     card = http.get("/v1/models/broken").json()
     assert card["state"] == "failed"

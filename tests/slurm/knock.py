@@ -31,6 +31,12 @@ CALLS = (
     "/ray.rpc.RayletDriver/ClusterInfo", "/ray.serve.ASGIService/HandleRequest",
 )  # fmt: skip
 """Of each of Ray's servers one method that its owner may call with an empty message."""
+GRPCS_OWN = {
+    "/grpc.health.v1.Health/Check": b"",
+    "/grpc.channelz.v1.Channelz/GetServers": b"",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": b"\x3a\x01*",
+}
+"""Of each service that gRPC itself brings along a method, and what it is asked: the last one for a list of services."""
 SETTINGS = 4
 """The type of the frame that a server of HTTP/2 begins with."""
 SILENCE_S = 3.0
@@ -62,16 +68,22 @@ def questions(ports: list[tuple[str, int]]) -> list[Question]:
     return [(host, port, path, upgrade) for host, port in ports for path, upgrade in asked]
 
 
-def call(host: str, port: int) -> dict[str, str]:
-    """Method -> the status that a call without a token ends with."""
-    told: dict[str, str] = {}
+Told = dict[str, tuple[str, str]]
+"""Method -> the status that a call ends with, and all that was said until then, as latin-1."""
+
+
+def call(host: str, port: int) -> Told:
+    """Without a token. On the wire a call with one message is a stream with one, so all are asked alike."""
+    told: Told = {}
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        for method in CALLS:
+        for method, message in {**dict.fromkeys(CALLS, b""), **GRPCS_OWN}.items():
+            said, status = b"", "OK"
             try:
-                channel.unary_unary(method)(b"", timeout=SILENCE_S)
-                told[method] = "OK"
+                for piece in channel.stream_stream(method)(iter((message,)), timeout=SILENCE_S):
+                    said += piece
             except grpc.RpcError as error:
-                told[method] = error.code().name
+                status = error.code().name
+            told[method] = (status, said.decode("latin-1"))
     return told
 
 
@@ -119,10 +131,10 @@ def main() -> None:
     with ThreadPoolExecutor(16) as pool:
         said = list(pool.map(lambda question: ask(question, wanted["headers"]), asked))
         http2 = sorted({asked[at][:2] for at, answer in enumerate(said) if speaks_http2(answer)})
-        codes = list(pool.map(lambda place: call(*place), http2))
+        calls = list(pool.map(lambda place: call(*place), http2))
     told = {
         "tcp": [[*question, answer] for question, answer in zip(asked, said, strict=True)],
-        "grpc": [[*place, code] for place, code in zip(http2, codes, strict=True)],
+        "grpc": [[*place, each] for place, each in zip(http2, calls, strict=True)],
         "unix": [path for path in wanted["unix"] if connects(path)],
         "files": [
             path for folder in wanted["folders"] for path in open_to_us(folder, wanted["owner"], wanted["since"])

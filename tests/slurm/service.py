@@ -69,6 +69,11 @@ class SlurmService:
         told: dict[str, Any] = json.loads(self._corral("apply", *options, check=True, timeout_s=READY_S).stdout)
         return told
 
+    def monitoring(self) -> dict[str, str]:
+        """What `corral monitoring` has written for Prometheus, and the command that starts it."""
+        told: dict[str, str] = json.loads(self._corral("monitoring", "--json", check=True, timeout_s=PATIENCE_S).stdout)
+        return told
+
     def json(self, *arguments: str) -> Any:
         return json.loads(self.corral(*arguments, "--json").stdout)
 

@@ -25,6 +25,15 @@ HEALTHY = (b"OK", b"success")
 """What Serve says of its replicas' and of its proxies' health."""
 WORDS = r"[ -~]{16,}"
 """What says something to a person, in a reply that is no HTTP."""
+EVERYBODYS = {
+    "/grpc.health.v1.Health/Check": "that a server is there, which an open port says, too",
+    "/grpc.channelz.v1.Channelz/GetServers": "which connections there are, and how many calls; none of their contents",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "which services there are, as Ray's source says",
+}
+"""Methods of gRPC's own services, which answer past Ray's check of tokens -> what everybody learns by them.
+
+SECURITY.md says so of Ray's ports. They are let pass by their names alone: any other method has to refuse.
+"""
 HTTP2_ONLY = "Did not receive HTTP/2 settings before handshake timeout"
 
 
@@ -132,15 +141,29 @@ def _owners(node: Machine, user: User) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Calls:
-    """What a port said to calls of gRPC without a token: method -> status."""
+    """What a port said to calls of gRPC without a token: method -> status, and its words."""
 
     port: Port
-    codes: dict[str, str]
+    told: Mapping[str, Sequence[str]]
 
     @property
-    def refused(self) -> bool:
-        """Whether it has methods of those tried, and lets nobody call them."""
-        return set(self.codes.values()) in ({"UNAUTHENTICATED"}, {"UNAUTHENTICATED", "UNIMPLEMENTED"})
+    def answered(self) -> set[str]:
+        """Methods that were served."""
+        return {method for method, (status, _) in self.told.items() if status == "OK"}
+
+    @property
+    def codes(self) -> dict[str, str]:
+        return {method: status for method, (status, _) in self.told.items()}
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it has methods of those tried, and lets nobody call them but those that are everybody's."""
+        others = {status for method, status in self.codes.items() if method not in EVERYBODYS}
+        return others in ({"UNAUTHENTICATED"}, {"UNAUTHENTICATED", "UNIMPLEMENTED"})
+
+    def tell(self, secrets: Sequence[str]) -> list[str]:
+        """Methods that said one of them."""
+        return [method for method, (_, said) in self.told.items() if any(each in said for each in secrets)]
 
 
 @dataclass(frozen=True)
@@ -162,7 +185,8 @@ class Visit:
         told = [
             f"a secret is in {path}" for path, text in self.processes.items() if any(each in text for each in secrets)
         ]
-        calls = [f"{each.port}: {each.codes}" for each in self.calls if not each.refused]
+        calls = [f"{each.port}: {each.codes}" for each in self.calls if not each.harmless]
+        calls += [f"{each.port}: a secret in {method}" for each in self.calls for method in each.tell(secrets)]
         open_to_all = [f"it may be opened: {path}" for path in (*self.sockets, *self.files)]
         answers = by_port(reply for reply in self.replies if not harmless(reply, edge)).splitlines()
         return [*answers, *calls, *open_to_all, *told]
@@ -185,7 +209,7 @@ def visit(
     said = node.enter(sys.executable, str(KNOCK), user=stranger, text=json.dumps(wanted), timeout_s=240).stdout
     told: dict[str, Any] = json.loads(said)
     replies = [Reply(targets[host, port], path, upgrade, text) for host, port, path, upgrade, text in told["tcp"]]
-    calls = [Calls(targets[host, port], codes) for host, port, codes in told["grpc"]]
+    calls = [Calls(targets[host, port], each) for host, port, each in told["grpc"]]
     return Visit(replies, calls, sockets, told["unix"], told["files"], told["processes"])
 
 

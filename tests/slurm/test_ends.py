@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import ssl
 from collections.abc import Iterator
 
 import httpx
@@ -14,7 +16,7 @@ from app.monitoring.scrape import Scrape
 from deployments.pocket import CHECKPOINTS
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.load import Balancer, Load
-from tests.slurm.service import SlurmService, nodes, profile, small_model
+from tests.slurm.service import READY_S, SlurmService, nodes, profile, small_model
 from tests.slurm.traces import listening, traces
 from tests.waiting import PATIENCE_S, until
 
@@ -95,17 +97,22 @@ def test_the_heads_node_dies(slurm: SlurmCluster, service: SlurmService) -> None
 
 
 def test_down_ends_it_gently(slurm: SlurmCluster, service: SlurmService) -> None:
-    """Its weights lie on the shared folder, and the node has read its own copy of them."""
+    """Its weights lie on the shared folder, and the node has read its own copy of them. Its address has TLS."""
     staged = slurm.shared / "staged"
     shutil.copytree(CHECKPOINTS / MODEL, staged)
     content = profile(slurm, {MODEL: small_model(source=str(staged))}, groups=nodes(1), copy_weights=True)
-    service.up(content)
+    path = service.write_profile({**content, "access": {"tls": {}}})
+    ready = service.corral("up", "--profile", str(path), timeout_s=READY_S).stdout
     costs = service.start().costs()
     print(f"without a container: SLURM {costs.slurm}, container and Python {costs.container_and_python}")
     assert costs.copy is not None
     assert f"/tmp/corral-weights-{service.job.path.name}/staged-" in service.corral("logs", MODEL).stdout
     job_id = service.address.job_id
-    look = httpx.get(f"{service.address.url}/metrics", headers=service.key, timeout=PATIENCE_S, trust_env=False)
+    assert_the_fingerprint_is_told(service, ready)
+    trusted = ssl.create_default_context(cafile=service.address.certificate)
+    look = httpx.get(
+        f"{service.address.url}/metrics", headers=service.key, timeout=PATIENCE_S, trust_env=False, verify=trusted
+    )
     told = Scrape.of(look.text, 0)
     assert told.total("corral_job_nodes", state="joined") == 1
     assert told.total("corral_job_ends_timestamp_seconds") == service.status.deadline
@@ -114,3 +121,16 @@ def test_down_ends_it_gently(slurm: SlurmCluster, service: SlurmService) -> None
     assert Address.read(service.folder.address) is None
     assert scraped(service) == []
     assert traces(slurm, slurm.alice) == []
+
+
+def assert_the_fingerprint_is_told(service: SlurmService, ready: str) -> None:
+    """It is that of the certificate which the port shows. ready: what `corral slurm up` said at last."""
+    address = service.address
+    shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((address.host, address.port), timeout=PATIENCE_S))
+    fingerprint = hashlib.sha256(shown).digest().hex(":").upper()
+    assert address.url.startswith("https://")
+    for said in (ready, service.corral("status").stdout):
+        assert f"TLS      {fingerprint} (SHA-256)" in said.splitlines()
+    assert f"TLS fingerprint      {fingerprint} (SHA-256)" in service.corral("connect").stdout.splitlines()
+    assert service.json("status")["address"]["fingerprint"] == fingerprint
+    assert service.json("connect")["fingerprint"] == fingerprint

@@ -16,10 +16,11 @@ from app.allocation.records import Address
 from deployments.principal import Principal
 from deployments.secret import secret_of
 from tests.serve.service import title
-from tests.slurm import strangers
+from tests.slurm import packages, strangers
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.cut import NetworkCut
 from tests.slurm.load import Balancer, Load
+from tests.slurm.machines import inside, kill
 from tests.slurm.service import SlurmService, nodes, profile, small_model
 from tests.slurm.traces import traces
 from tests.waiting import until
@@ -119,6 +120,43 @@ def test_status_list_and_connect_say_where_it_is(herd: SlurmService) -> None:
     assert str(herd.address.job_id) in line
 
 
+PROMETHEUS = {"prometheus": "prometheus"}
+QUERY = """
+import sys, httpx
+try:
+    answer = httpx.get("http://127.0.0.1:9090/api/v1/query", params={"query": sys.argv[1]}, trust_env=False)
+    print(answer.text)
+except httpx.TransportError:
+    print("{}")
+"""
+
+
+def test_prometheus_on_the_login_machine_scrapes_the_job(herd: SlurmService) -> None:
+    """Debian's, started by the command that is printed, with nothing but what alice has there."""
+    if reason := packages.why_not(PROMETHEUS):
+        pytest.skip(f"no Prometheus here: {reason}")
+    login, written = herd.slurm.login, herd.monitoring()
+    log = Path(written["folder"]) / "log"
+
+    def told(expression: str) -> list[dict[str, Any]]:
+        said = login.enter(sys.executable, "-c", QUERY, expression, user=herd.user).stdout
+        found = json.loads(said) if said.startswith("{") else {}  # not JSON while it starts
+        result: list[dict[str, Any]] = found.get("data", {}).get("result", [])
+        return result
+
+    # Its output would fill a pipe that nobody reads.
+    started = login.popen("sh", "-c", f"exec {written['command']} >{log} 2>&1", user=herd.user)
+    try:
+        (up,) = until(lambda: told('up{job="corral"} == 1'), what=f"a scrape (see {log})")
+        assert up["metric"]["instance"] == f"{herd.address.host}:{herd.address.port}"
+        until(lambda: told('vllm:num_requests_running{corral_model="pocket-1b"}'), what="an engine's figures")
+        inside(started).terminate()
+        until(lambda: started.poll() is not None, what="its end")
+    finally:
+        kill(started)
+        started.communicate()
+
+
 def test_logs_of_all_nodes_can_be_read_on_the_login_machine(herd: SlurmService) -> None:
     said = herd.corral("logs", "pocket-1b").stdout
     assert "pocket-1b" in said
@@ -158,6 +196,8 @@ def test_a_stranger_on_a_node_gets_nothing_without_a_key(herd: SlurmService) -> 
         assert visit.calls, node.name
         assert any(f"/tmp/corral-{address.job_id}" in path for path in visit.tried), (node.name, visit.tried)
         assert any("app.allocation" in text for text in visit.processes.values()), node.name
+    answered = {method for visit in visits for each in visit.calls for method in each.answered}
+    assert set(strangers.EVERYBODYS) <= answered, "SECURITY.md says that everybody may call these"
     leaks = [f"from {node.name}: {leak}" for node, visit in zip(slurm.nodes, visits, strict=True)
              for leak in visit.leaks((address.host, address.port), secrets(herd))]  # fmt: skip
     assert not leaks, "\n".join(["leaks:", *leaks, "all that was said:", strangers.by_port(replies)])

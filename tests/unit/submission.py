@@ -52,7 +52,8 @@ class Site:
         """What the head of the job writes."""
         JobStatus(submitted.job_id, 0, phase, self.clock(), **changes).write(submitted.job.status_file)
 
-    def serves(self, submitted: Submitted) -> None:
+    def serves(self, submitted: Submitted, **tls: str) -> None:
+        """tls: scheme, certificate and fingerprint of its address."""
         nodes = {"n1": {"group": "main", "state": "joined", "detail": ""}}
         self.says(submitted, "serving", nodes=nodes, models=READY)
-        Address(submitted.job_id, "n1", "10.0.0.1", 8000, self.clock()).write(self.folder.address)
+        Address(submitted.job_id, "n1", "10.0.0.1", 8000, self.clock(), **tls).write(self.folder.address)

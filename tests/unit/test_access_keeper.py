@@ -134,6 +134,15 @@ def test_tokens_are_reserved_by_the_body_and_the_answer(desk: Desk) -> None:
     assert left("r3", model="llama", body_bytes=1 << 20, answer_tokens=1 << 20) == 238
 
 
+def test_tokens_are_reserved_for_every_answer(desk: Desk) -> None:
+    key = desk.key(limits=Limits(tokens_per_minute=1000))
+    answer = desk.ask(key, "r1", body_bytes=400, answer_tokens=50, answers=4)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - 100 - 4 * 50)
+    answer = desk.ask(key, "r2", body_bytes=4, answer_tokens=50, answers=20)
+    assert (answer.status, error(answer)["code"]) == (400, "quota_tokens_too_many")
+    assert "this request may take 1001" in error(answer)["message"]
+
+
 def test_what_could_never_be_is_no_matter_of_waiting(desk: Desk) -> None:
     key = desk.key(limits=Limits(tokens_per_minute=100))
     answer = desk.ask(key, body_bytes=40, answer_tokens=91)
@@ -192,23 +201,51 @@ def test_what_was_used_beyond_the_reserve_is_charged(desk: Desk) -> None:
 
 def test_bulk_items_are_held_until_they_are_answered(desk: Desk) -> None:
     key = desk.key(limits=Limits(bulk_items=10))
-    assert desk.keeper.admit_items("r1", key, 8) == Answer()
-    answer = desk.keeper.admit_items("r2", key, 3)
+    assert desk.keeper.admit_items("r1", key, 8, 0) == Answer()
+    answer = desk.keeper.admit_items("r2", key, 3, 0)
     assert (answer.status, error(answer)["code"], answer.headers["retry-after"]) == (429, "quota_bulk_items", "5")
     desk.keeper.items_done("r1", key, 1)
-    assert desk.keeper.admit_items("r2", key, 3).status == 200
+    assert desk.keeper.admit_items("r2", key, 3, 0).status == 200
     desk.keeper.ended(line(key, "r1", path="/bulk", model="-"))
-    assert desk.keeper.admit_items("r3", key, 7).status == 200
-    assert desk.keeper.admit_items("r4", key, 1).status == 429
+    assert desk.keeper.admit_items("r3", key, 7, 0).status == 200
+    assert desk.keeper.admit_items("r4", key, 1, 0).status == 429
+
+
+def test_a_bulk_call_reserves_what_its_items_may_take_and_gives_back_what_they_did_not(desk: Desk) -> None:
+    """Its text is reserved when it comes, and is a part of what the gateway tells then."""
+    key = desk.key(limits=Limits(tokens_per_minute=1000))
+
+    def left(request: str, **more: Any) -> int:
+        return int(desk.ask(key, request, **more).headers["x-ratelimit-remaining-tokens"])
+
+    assert left("r1", path="/bulk", body_bytes=400) == 900
+    assert desk.keeper.admit_items("r1", key, 8, 700) == Answer()
+    assert left("r2", answer_tokens=1) == 299
+    answer = desk.keeper.admit_items("r2", key, 2, 301)
+    assert (answer.status, error(answer)["code"]) == (429, "quota_tokens")
+    assert "no room now for the 301 that this call may take" in error(answer)["message"]
+    assert answer.headers["retry-after"] == "61"
+    desk.keeper.used("b1", [event(key, 30, 70), event(key, 30, 70)])
+    desk.keeper.ended(line(key, "r1", path="/bulk", model="-"))
+    assert desk.keeper.admit_items("r2", key, 2, 800) == Answer()
+
+
+def test_a_bulk_call_that_could_never_fit_is_a_bad_request(desk: Desk) -> None:
+    key = desk.key(limits=Limits(tokens_per_minute=1000))
+    assert desk.ask(key, "r1", path="/bulk", body_bytes=2000).status == 200
+    answer = desk.keeper.admit_items("r1", key, 10, 1001)
+    assert (answer.status, error(answer)["code"]) == (400, "quota_tokens_too_many")
+    assert "this call may take 1001: send fewer items at once, or set max_tokens lower" in error(answer)["message"]
+    assert desk.keeper.admit_items("r1", key, 10, 1000) == Answer()
 
 
 def test_more_items_than_ever_allowed_are_a_bad_request(desk: Desk) -> None:
     key = desk.key(limits=Limits(bulk_items=10))
-    answer = desk.keeper.admit_items("r1", key, 11)
+    answer = desk.keeper.admit_items("r1", key, 11, 0)
     assert (answer.status, error(answer)["code"]) == (400, "quota_bulk_items_too_many")
 
 
 def test_items_without_a_key_are_not_bounded(desk: Desk) -> None:
-    assert desk.keeper.admit_items("r1", "", 1 << 20) == Answer()
+    assert desk.keeper.admit_items("r1", "", 1 << 20, 1 << 20) == Answer()
     desk.keeper.items_done("r1", "", 5)
     assert desk.rows() == [{"model": "/bulk", "bulk_items": 5}]

@@ -120,19 +120,26 @@ def test_garbage_in_the_log_is_ignored(desk: Desk, garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "body_bytes", "answer", "tokens"),
+    ("model", "body_bytes", "answer", "answers", "tokens"),
     [
-        (None, 0, None, ANSWER_TOKENS),
-        (None, 400, 7, 107),
-        ("llama", 400, 7, 107),
-        ("llama", 8000, 7, 1000),
-        ("qwen", 8000, 7, 2007),
-        (None, -5, 1, 1),
-        (None, 0, -3, 1),
+        (None, 0, None, 1, ANSWER_TOKENS),
+        (None, 400, 7, 1, 107),
+        ("llama", 400, 7, 1, 107),
+        ("llama", 8000, 7, 1, 1000),
+        ("qwen", 8000, 7, 1, 2007),
+        (None, -5, 1, 1, 1),
+        (None, 0, -3, 1, 1),
+        (None, 400, 7, 3, 121),
+        (None, 0, None, 2, 2 * ANSWER_TOKENS),
+        ("llama", 400, 950, 3, 100 + 3 * 950),
+        ("llama", 400, 5000, 2, 2000),
+        ("llama", 8000, 10, 3, 2030),
+        (None, 0, 7, 0, 7),
+        (None, 0, 7, -4, 7),
     ],
 )
-def test_the_estimate(model: str | None, body_bytes: int, answer: int | None, tokens: int) -> None:
-    assert Estimate({"llama": 1000}).tokens(model, body_bytes, answer) == tokens
+def test_the_estimate(model: str | None, body_bytes: int, answer: int | None, answers: int, tokens: int) -> None:
+    assert Estimate({"llama": 1000}).tokens(model, body_bytes, answer, answers) == tokens
 
 
 def test_metrics_are_in_prometheus_s_format(desk: Desk) -> None:

@@ -31,12 +31,13 @@ GUARDED = [
 
 @dataclass
 class Desk:
-    """A keeper over HTTP. alice, bob: ids of keys, bob's in the group lab."""
+    """A keeper over HTTP. alice, bob, carol: ids of keys, bob's in the group lab, carol's with a bound of tokens."""
 
     keeper: Keeper
     http: httpx.AsyncClient
     alice: str
     bob: str
+    carol: str
     clock: Clock = field(default_factory=Clock)
 
     async def usage(self, *scopes: str, **query: str) -> httpx.Response:
@@ -52,16 +53,17 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     keeper = Keeper(store, ledger, Estimate({"llama": 1000}), Tally(), clock, lambda: 1000.0)
     limits = Limits(requests_per_minute=1, bulk_items=10)
     alice, bob = (store.create(name, group, limits=limits)[0].id for name, group in (("alice", ""), ("bob", "lab")))
+    carol = store.create("carol", limits=Limits(tokens_per_minute=1000))[0].id
     keeper.reload()
     async with client_of(create_keeper_app(keeper, SECRET)) as http:
-        yield Desk(keeper, http, alice, bob, clock)
+        yield Desk(keeper, http, alice, bob, carol, clock)
     ledger.close()
 
 
 @pytest.mark.parametrize("given", [{}, {SECRET_HEADER: ""}, {SECRET_HEADER: f"{SECRET}0"}, {HEADER: "{}"}])
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 async def test_nobody_without_the_secret_is_answered(desk: Desk, method: str, path: str, given: dict[str, str]) -> None:
-    body = {"batch": "b", "events": [], "request": "r", "key": desk.alice, "items": 1, "count": 1,
+    body = {"batch": "b", "events": [], "request": "r", "key": desk.alice, "items": 1, "tokens": 1, "count": 1,
             "context_tokens": {}}  # fmt: skip
     refused = await desk.http.request(method, path, json=body, headers=given)
     assert (refused.status_code, refused.text) == (401, f"{NOT_FROM_EDGE}\n")
@@ -70,12 +72,13 @@ async def test_nobody_without_the_secret_is_answered(desk: Desk, method: str, pa
 
 
 async def test_other_models_are_estimated_by_their_own_context_and_counts_stay(desk: Desk) -> None:
-    await desk.http.post("/items", json={"request": "r", "key": desk.alice, "items": 7}, headers=INSIDE)
+    wanted = {"request": "r", "key": desk.alice, "items": 7, "tokens": 0}
+    await desk.http.post("/items", json=wanted, headers=INSIDE)
     assert desk.keeper.estimate.tokens("llama", 8000, 1) == 1000
     told = await desk.http.post("/models", json={"context_tokens": {"llama": 64, "new": 32}}, headers=INSIDE)
     assert told.status_code == 204
     assert [desk.keeper.estimate.tokens(model, 8000, 1) for model in ("llama", "new", "old")] == [64, 32, 2001]
-    more = await desk.http.post("/items", json={"request": "s", "key": desk.alice, "items": 7}, headers=INSIDE)
+    more = await desk.http.post("/items", json={**wanted, "request": "s"}, headers=INSIDE)
     assert more.status_code == 429
 
 
@@ -89,6 +92,15 @@ async def test_the_edge_is_told_the_principal_and_what_is_left(desk: Desk) -> No
     assert (answer.status_code, answer.content, answer.headers["x-corral-answer"]) == (200, b"", "1")
     assert Principal.from_header(answer.headers[HEADER]).key == desk.alice
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_the_edge_s_numbers_are_what_is_reserved(desk: Desk) -> None:
+    asked = {"x-body-bytes": "400", "x-answer-tokens": "50", "x-answers": "3"}
+    answer = await desk.http.get("/admit", headers=asking(desk.carol, **asked))
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - 100 - 3 * 50)
+    wanted = {"request": "r1", "key": desk.carol, "items": 1, "tokens": 1001}
+    never = await desk.http.post("/items", json=wanted, headers=INSIDE)
+    assert (never.status_code, problem(never)["code"]) == (400, "quota_tokens_too_many")
 
 
 async def test_the_edge_is_told_a_refusal_word_for_word(desk: Desk) -> None:
@@ -108,7 +120,7 @@ async def test_a_request_that_tells_nothing_is_no_key(desk: Desk) -> None:
 
 @pytest.mark.parametrize("number", ["-1", "x", "1.5", "", "1e9"])
 async def test_numbers_that_are_none_are_left_out(desk: Desk, number: str) -> None:
-    more = {"x-body-bytes": number, "x-answer-tokens": number}
+    more = {"x-body-bytes": number, "x-answer-tokens": number, "x-answers": number}
     assert (await desk.http.get("/admit", headers=asking(desk.alice, **more))).status_code == 200
 
 
@@ -118,9 +130,10 @@ async def test_tokens_and_items_are_counted(desk: Desk) -> None:
     for _ in range(2):
         told = await desk.http.post("/used", json={"batch": "b1", "events": [event]}, headers=INSIDE)
         assert (told.status_code, told.content) == (204, b"")
-    held = await desk.http.post("/items", json={"request": "r1", "key": desk.alice, "items": 10}, headers=INSIDE)
+    wanted = {"request": "r1", "key": desk.alice, "items": 10, "tokens": 40}
+    held = await desk.http.post("/items", json=wanted, headers=INSIDE)
     assert (held.status_code, held.headers["x-corral-answer"]) == (200, "1")
-    over = await desk.http.post("/items", json={"request": "r2", "key": desk.alice, "items": 1}, headers=INSIDE)
+    over = await desk.http.post("/items", json={**wanted, "request": "r2", "items": 1}, headers=INSIDE)
     assert (over.status_code, problem(over)["code"]) == (429, "quota_bulk_items")
     done = {"request": "r1", "key": desk.alice, "count": 10}
     assert (await desk.http.post("/items/done", json=done, headers=INSIDE)).status_code == 204

@@ -117,14 +117,40 @@ def test_bulk_items_are_free_again_when_they_are_answered_and_not_before() -> No
     assert quota.admit_items("d", "k", "g", 3, 0) is None
 
 
-def test_a_bulk_call_reserves_tokens_on_top_of_its_request() -> None:
+def test_what_a_bulk_call_s_request_reserved_is_a_part_of_what_its_items_may_take() -> None:
     quota, _, _ = quota_of(Limits(tokens_per_minute=100))
     assert quota.admit("a", "k", "g", 30) is None
-    assert quota.admit_items("a", "k", "g", 5, 71) is not None
-    assert quota.admit_items("a", "k", "g", 5, 70) is None
+    refusal = refused(quota.admit_items("a", "k", "g", 5, 101))
+    assert (refusal.reason, refusal.retry_after_s) == ("quota_tokens_too_many", None)
+    assert "this call may take 101: send fewer items at once, or set max_tokens lower" in refusal.message
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 70  # the refusal changed nothing
+    assert quota.admit_items("a", "k", "g", 5, 100) is None
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 0
     quota.used("a", 1, 1)
     quota.ended("a")
     assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 98
+
+
+def test_items_that_may_take_less_than_their_call_s_text_leave_it_reserved() -> None:
+    quota, _, _ = quota_of(Limits(tokens_per_minute=100), Limits(tokens_per_minute=100))
+    assert quota.admit("a", "k", "g", 60) is None
+    assert quota.admit_items("a", "k", "g", 5, 10) is None
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 40
+
+
+def test_a_bulk_call_waits_for_what_others_take_and_not_for_itself() -> None:
+    quota, clock, _ = quota_of(Limits(tokens_per_minute=100))
+    assert quota.admit("other", "k", "g", 40) is None
+    clock.now += 20
+    assert quota.admit("a", "k", "g", 30) is None
+    refusal = refused(quota.admit_items("a", "k", "g", 5, 70))
+    assert (refusal.reason, refusal.retry_after_s) == ("quota_tokens", 40 + BUCKET_S)
+    assert "no room now for the 70 that this call may take" in refusal.message
+    clock.now += 40 + BUCKET_S
+    assert quota.admit_items("a", "k", "g", 5, 70) is None
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 30
+    clock.now += WINDOW_S - 1  # from when its items were admitted on
+    assert quota.headroom("k", "g")["x-ratelimit-remaining-tokens"] == 30
 
 
 def test_limits_may_change_at_any_time() -> None:

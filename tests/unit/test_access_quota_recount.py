@@ -44,6 +44,38 @@ def test_no_minute_holds_more_than_the_limits(steps: list[Step], requests: int, 
             assert sum(amount for _, who, amount in inside if who == key) <= tokens
 
 
+Call = tuple[float, str, int, int]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 8), st.sampled_from("kl"), st.integers(0, 30), st.integers(0, 60)),
+        min_size=20, max_size=80,
+    ),
+    st.integers(30, 150),
+)  # fmt: skip
+def test_no_minute_of_bulk_calls_holds_more_tokens_than_the_limits(calls: list[Call], tokens: int) -> None:
+    """Each reserves its text when it comes, all that its items may take a moment after, and is over if that fails."""
+    clock, limits, both = Clock(1000.0), Limits(tokens_per_minute=tokens), Limits(tokens_per_minute=tokens + 20)
+    quota = Quota(lambda key, group: (limits, both), clock)
+    admitted: list[Step] = []
+    for number, (wait_s, key, text, items) in enumerate(calls):
+        clock.now += wait_s
+        if quota.admit(str(number), key, "g", text) is not None:
+            continue
+        clock.now += 0.5
+        if quota.admit_items(str(number), key, "g", 1, items) is None:
+            admitted.append((clock.now, key, max(text, items)))
+        else:
+            quota.ended(str(number))
+    for begin, _, _ in admitted:
+        inside = [step for step in admitted if begin <= step[0] <= begin + WINDOW_S]
+        assert sum(amount for _, _, amount in inside) <= tokens + 20
+        for key in "kl":
+            assert sum(amount for _, who, amount in inside if who == key) <= tokens
+
+
 @dataclass
 class Told:
     """All that is known of a request. times: of its admissions. at: the last time that it got anything."""
@@ -94,17 +126,24 @@ class Recount(RuleBasedStateMachine):
     def _of(self, owner: str) -> Iterator[Told]:
         return (told for told in self.log.values() if owner in told.owners)
 
-    def _held(self, owner: str, inside: Callable[[float], bool]) -> tuple[int, int]:
-        """Requests and tokens of the times that are `inside`."""
+    def _held(self, owner: str, inside: Callable[[float], bool], but: Told | None = None) -> tuple[int, int]:
+        """Requests and tokens of the times that are `inside`, without the tokens of one request."""
         requests = sum(1 for told in self._of(owner) for at in told.times if inside(at))
-        return requests, sum(told.charge for told in self._of(owner) if inside(told.at))
+        return requests, sum(told.charge for told in self._of(owner) if inside(told.at) and told is not but)
 
     def _owners(self, key: str) -> Iterator[tuple[str, Limits]]:
         return zip((key, self.groups[key]), self.book(key, self.groups[key]), strict=True)
 
-    def _fits(self, key: str, requests: int, tokens: int, inside: Callable[[float], bool]) -> bool:
-        for owner, limits in self._owners(key):
-            had, charged = self._held(owner, inside)
+    def _own(self, name: str, requests: int) -> Told | None:
+        """The same request as it is already, where all that it may take is told and not what it takes besides."""
+        told = self.log.get(name)
+        return told if told and not requests and told.owners == (name[0], self.groups[name[0]]) else None
+
+    def _fits(self, name: str, requests: int, tokens: int, inside: Callable[[float], bool]) -> bool:
+        own = self._own(name, requests)
+        tokens = max(tokens, own.charge) if own else tokens
+        for owner, limits in self._owners(name[0]):
+            had, charged = self._held(owner, inside, own)
             if requests and limits.requests_per_minute is not None and had + requests > limits.requests_per_minute:
                 return False
             if limits.tokens_per_minute is not None and charged + tokens > limits.tokens_per_minute:
@@ -216,7 +255,7 @@ class Recount(RuleBasedStateMachine):
     def _ask(self, name: str, requests: int, tokens: int, items: int) -> None:
         key, now = name[0], self.clock.now
         refusal = self._put(self.quota, name, requests, tokens, items)
-        possible = self._fits(key, requests, tokens, lambda at: now < leaves(at)) and self._items_fit(key, items)
+        possible = self._fits(name, requests, tokens, lambda at: now < leaves(at)) and self._items_fit(key, items)
         assert (refusal is None) == possible
         if refusal is not None:
             self._check(refusal, name, requests, tokens, items)
@@ -226,7 +265,8 @@ class Recount(RuleBasedStateMachine):
             self._displace(name, former)
         told = self.log.setdefault(name, Told(owners))
         told.times += [now] * requests
-        told.reserved, told.at, told.ended = told.charge + tokens, now, False
+        told.reserved = told.charge + tokens if requests else max(told.charge, tokens)
+        told.at, told.ended = now, False
         told.items += items
         self._check_limits(key, requests)
 
@@ -251,22 +291,26 @@ class Recount(RuleBasedStateMachine):
 
     def _check(self, refusal: Refusal, name: str, requests: int, tokens: int, items: int) -> None:
         key, now = name[0], self.clock.now
-        assert (refusal.retry_after_s is None) == self._never(key, tokens, items)
+        own = self._own(name, requests)
+        needed = max(tokens, own.charge) if own else tokens
+        assert (refusal.retry_after_s is None) == self._never(key, needed, items)
         if refusal.retry_after_s is None or not self._items_fit(key, items):
             return
         then = now + refusal.retry_after_s
-        assert not self._later(then - MOMENT_S, name, requests, tokens, items)
         assert self._later(then, name, requests, tokens, items)
-        exact = self._exactly(key, requests, tokens, now)
+        if needed > tokens:  # what it has reserved already may leave the window before
+            return
+        assert not self._later(then - MOMENT_S, name, requests, tokens, items)
+        exact = self._exactly(name, requests, tokens, now)
         assert exact <= then <= exact + BUCKET_S
 
-    def _exactly(self, key: str, requests: int, tokens: int, now: float) -> float:
+    def _exactly(self, name: str, requests: int, tokens: int, now: float) -> float:
         """From when on there is room in a window without buckets, where 60 s are enough."""
         ends = sorted(at + WINDOW_S for told in self.log.values() for at in (*told.times, told.at))
         return next(
             then
             for then in (now, *(end for end in ends if end > now))
-            if self._fits(key, requests, tokens, lambda at: then - at < WINDOW_S)  # noqa: B023 (called at once)
+            if self._fits(name, requests, tokens, lambda at: then - at < WINDOW_S)  # noqa: B023 (called at once)
         )
 
     def _later(self, now: float, name: str, requests: int, tokens: int, items: int) -> bool:

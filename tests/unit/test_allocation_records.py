@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from app.allocation.records import (
 )
 
 ADDRESS = Address(7, "n1", "10.0.0.1", 8000, 1000.5)
+WITH_TLS = Address(7, "n1", "10.0.0.1", 8000, 1000.5, "https", "/shared/certificate.pem", "AB:CD")
 NODES = {"n1": {"group": "main", "state": "joined", "detail": ""}}
 
 
@@ -41,6 +43,7 @@ def submitted(service: ServiceFolder, name: str, record: JobRecord | None) -> Se
     "record",
     [
         ADDRESS,
+        WITH_TLS,
         JobRecord(7, "joiner", 1000.5, "/shared/jobs/1"),
         ClusterRecord(7, 1, "10.0.0.1:6379", "/shared/token", 20000),
         NodeRecord("n1", "main", 7, 1, "joined", "10.0.0.1", "as ever"),
@@ -73,6 +76,16 @@ def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     assert Address.read(tmp_path / "record.json") is None
     assert ServiceJob(tmp_path).record() is None
     assert ServiceJob(tmp_path).status() is None
+
+
+@pytest.mark.parametrize("later", [("fingerprint",), ("fingerprint", "certificate", "scheme")])
+def test_the_address_of_a_job_of_an_earlier_version_is_read(later: tuple[str, ...], tmp_path: Path) -> None:
+    WITH_TLS.write(tmp_path / "record.json")
+    written = json.loads((tmp_path / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps({key: written[key] for key in written if key not in later}))
+    found = Address.read(tmp_path / "record.json")
+    assert found is not None
+    assert (found.fingerprint, found.host) == ("", WITH_TLS.host)
 
 
 def test_an_address_is_a_url_also_of_ipv6() -> None:

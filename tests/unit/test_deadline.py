@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from starlette.types import Message, Send
 
-from deployments.deadline import HEADER, timeout_of, within
+from deployments.deadline import HEADER, LEFT, left_of, timeout_of, within
 from deployments.errors import BadRequest, DeadlineExceeded
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
@@ -46,6 +46,17 @@ def test_what_is_no_time_is_refused_by_name(given: bytes) -> None:
     assert caught.value.param == HEADER
 
 
+@pytest.mark.parametrize(
+    ("told", "left_s"), [(b"1500", 1.5), (b"1", 0.001), (b"2000", 2.0), (b"3000", 2.0), (b"", 2.0), (b"-5", 2.0)]
+)
+def test_what_the_edge_took_of_it_is_not_given_again(told: bytes, left_s: float) -> None:
+    given = (HEADER.encode(), b"2")
+    assert left_of({"headers": [(LEFT, told), given]}) == left_s
+    assert timeout_of({"headers": [(LEFT, told), given]}) == 2
+    assert left_of({"headers": [given]}) == 2
+    assert left_of({"headers": [(LEFT, told)]}) is None
+
+
 async def test_what_is_in_time_passes_as_it_is() -> None:
     client = Client()
 
@@ -68,6 +79,14 @@ async def test_before_anything_is_sent_it_is_raised() -> None:
     with pytest.raises(DeadlineExceeded, match=r"0\.01 s"):
         await within(0.01, client, answer)
     assert client.got == []
+
+
+async def test_it_ends_when_nothing_is_left_and_names_what_was_given() -> None:
+    async def answer(send: Send) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded, match="within the 600 s that the request gave"):
+        await asyncio.wait_for(within(600, Client(), answer, 0.01), 60)
 
 
 async def test_what_is_answered_because_it_was_ended_does_not_count() -> None:

@@ -17,7 +17,9 @@ from tests.unit.fakes import FakeModel
 JSON = {"content-type": "application/json"}
 IDLE = FakeModel()
 SHARED = gateway(IDLE)
-BODY_PATHS = ["/generate", "/bulk", "/v1/chat/completions", "/tokenize"]
+BODY_PATHS = [
+    "/generate", "/bulk", "/v1/chat/completions", "/tokenize", "/v1/tribunal", "/v1/rag/chat", "/v1/rag/search",
+]  # fmt: skip
 
 
 def asked(**more: Any) -> dict[str, Any]:

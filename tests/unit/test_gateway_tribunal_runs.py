@@ -156,10 +156,11 @@ async def test_answers_and_examples_match_their_schemas(document: dict[str, Any]
         listed = (await client.get("/v1/tribunal")).json()
     shown = document["paths"]["/v1/tribunal"]
     contents = shown["post"]["responses"]["200"]["content"]
+    event = contents["text/event-stream"]["schema"]["properties"]["data"]["contentSchema"]
     for value, schema in [
         (RESULT, contents["application/json"]["schema"]),
         (DOCUMENTED, contents["application/json"]["schema"]),
-        *[(envelope, contents["text/event-stream"]["schema"]) for envelope in SCRIPT],
+        *[(envelope, event) for envelope in SCRIPT],
         (INLINE, shown["post"]["requestBody"]["content"]["application/json"]["schema"]),
         (listed, shown["get"]["responses"]["200"]["content"]["application/json"]["schema"]),
     ]:

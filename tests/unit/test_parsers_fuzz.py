@@ -22,7 +22,8 @@ from app.body import validate
 from app.wire import BulkItem, BulkRequest, GenerateRequest
 from deployments.deadline import LONGEST_S, timeout_of
 from deployments.errors import BadRequest, Forbidden
-from deployments.principal import Principal
+from deployments.principal import HEADER, SECRET_HEADER, Principal
+from deployments.secret import Door
 from rag.config import FileLimits
 from rag.documents.docx import read_docx
 from rag.documents.html import read_html
@@ -36,6 +37,7 @@ from slurm.partitions import parse_gpus, parse_partitions
 from slurm.timeline import parse_timeline
 from slurm.walltime import format_walltime, parse_limit, parse_walltime
 from tests.unit.access_fakes import Desk, open_desk
+from tests.unit.mutations import changed, damaged
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -65,6 +67,39 @@ def test_a_deadline_is_seconds_or_refused(given_value: bytes) -> None:
         seconds = timeout_of({"headers": [(b"x-request-timeout", given_value)]})
         assert seconds is not None
         assert 0 < seconds <= LONGEST_S
+
+
+PRINCIPAL = Principal("k", "lab", ("models", "rag:handbook"), 2.0, 0.5, "r", "mine", "00-0-0-01")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=40)
+       | damaged(PRINCIPAL.to_header().encode())
+       | changed(json.loads(PRINCIPAL.to_header())).map(lambda told: json.dumps(told).encode()))  # fmt: skip
+@example(b"[" * 100_000)
+@example(b'{"scopes": [[]]}')
+def test_a_header_is_whom_it_names_or_nobody(header: bytes) -> None:
+    with suppress(ValueError, TypeError, KeyError):
+        principal = Principal.from_header(header)
+        assert principal.to_header().isascii()
+        assert Principal.from_header(principal.to_header()) == principal
+        assert isinstance(principal.may("models", "m"), bool)
+        assert isinstance(principal.may_some("rag"), bool)
+        assert principal.weight * principal.group_weight >= 0
+    headers = [(SECRET_HEADER.encode(), b"secret"), (HEADER.encode(), header)]
+    Door("secret").principal({"type": "http", "headers": headers})
+
+
+@settings(deadline=None)
+@given(texts=st.tuples(*[st.text(max_size=8)] * 5), scopes=st.lists(st.text(max_size=8), max_size=3),
+       weights=st.tuples(st.floats(0, 1e6), st.integers(0, 1000)))  # fmt: skip
+def test_a_principal_comes_back_from_its_header(
+    texts: tuple[str, str, str, str, str], scopes: list[str], weights: tuple[float, float]
+) -> None:
+    key, group, request, label, trace = texts
+    principal = Principal(key, group, tuple(scopes), *weights, request, label, trace)
+    assert Principal.from_header(principal.to_header()) == principal
+    assert Principal.from_json(principal.to_json()) == principal
 
 
 FIELDS = st.sampled_from(

@@ -10,8 +10,13 @@ from app.state import ServiceState
 from deployments.status import ModelState, ModelStatus
 
 
-def said(capsys: pytest.CaptureFixture[str], address: str, key_file: str = "") -> str:
-    state = ServiceState("s", 1, "", "pocket", "/run", address, "serving", key_file=key_file)
+def said(
+    capsys: pytest.CaptureFixture[str], address: str, key_file: str = "", certificate: str = "", fingerprint: str = ""
+) -> str:
+    state = ServiceState(
+        "s", 1, "", "pocket", "/run", address, "serving",
+        key_file=key_file, certificate=certificate, fingerprint=fingerprint,
+    )  # fmt: skip
     ready_message(Progress(state, {"m": ModelStatus("m", ModelState.READY)}), "s")
     return capsys.readouterr().out
 
@@ -45,3 +50,22 @@ def test_where_keys_are_asked_for_it_says_how_to_read_one(capsys: pytest.Capture
     assert (
         'curl -s http://127.0.0.1:8000/v1/chat/completions -H "Authorization: Bearer $(cat /state/first-key)"' in text
     )
+
+
+def test_a_certificate_that_was_made_is_told_by_its_fingerprint_and_for_curl(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = said(capsys, "https://node7:8443", fingerprint="AB:CD", certificate="/tls/certificate.pem").splitlines()
+    first = lines.index("TLS      AB:CD (SHA-256)")
+    assert lines[first + 1] == "         curl --cacert /tls/certificate.pem"
+
+
+def test_of_a_persons_own_certificate_only_the_fingerprint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "https://node7:8443", fingerprint="AB:CD")
+    assert "\nTLS      AB:CD (SHA-256)\n" in text
+    assert "--cacert" not in text
+
+
+def test_without_tls_no_fingerprint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "http://node7:8000")
+    assert not any(word in text for word in ("TLS", "SHA-256", "--cacert"))

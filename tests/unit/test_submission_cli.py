@@ -83,6 +83,41 @@ def test_up_waits_and_says_how_to_use_it(site: Site, corral: Corral) -> None:
     assert key.read_text().strip() not in out + err
 
 
+@pytest.fixture
+def with_tls(site: Site) -> Site:
+    """Its job 7 serves at once, at an address with a certificate that was made."""
+    tls = {"scheme": "https", "certificate": "/shared/certificate.pem", "fingerprint": "AB:CD"}
+
+    def nodes_come() -> None:
+        at = site.folder.latest()
+        if at and 7 in site.slurm.jobs:
+            site.slurm.start(7, "n1")
+            site.clock.now = time.time()
+            site.serves(Submitted("herd", 7, at), **tls)
+
+    site.slurm.on_squeue = nodes_come
+    return site
+
+
+@pytest.mark.usefixtures("with_tls")
+def test_up_status_and_connect_tell_the_certificates_fingerprint(corral: Corral) -> None:
+    up = corral("slurm up -p p.yaml -n herd")[1].splitlines()
+    told = up.index("TLS      AB:CD (SHA-256)")
+    assert up[told + 1] == "Trust    export SSL_CERT_FILE=/shared/certificate.pem"
+    assert up.count(up[told]) == 1
+    status = corral("slurm status -n herd")[1].splitlines()
+    assert status[0].startswith("herd  https://10.0.0.1:8000  job 7 serving")
+    assert status[-1] == up[told]
+    assert "TLS fingerprint      AB:CD (SHA-256)\n" in corral("slurm connect -n herd")[1]
+
+
+@pytest.mark.usefixtures("with_tls")
+def test_the_certificates_fingerprint_is_in_their_json(corral: Corral) -> None:
+    for line in ("slurm up -p p.yaml", "slurm status"):
+        assert json.loads(corral(f"{line} -n herd --json")[1])["address"]["fingerprint"] == "AB:CD"
+    assert json.loads(corral("slurm connect -n herd --json")[1])["fingerprint"] == "AB:CD"
+
+
 def test_up_says_where_the_key_lies_and_never_prints_it(site: Site, corral: Corral) -> None:
     key = site.folder.path.with_name("first-key")
     code, out, err = corral("slurm up -p p.yaml -n herd --no-wait")

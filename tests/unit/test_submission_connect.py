@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,7 +28,8 @@ def found(tmp_path: Path) -> Iterator[Ways]:
     certificate = kept_or_made(shared / "tls", ["node7"], [], datetime.now(UTC))
     (shared / "first-key").write_text(KEY)
     with tls_service(certificate) as port:
-        address = Address(7, "node7", "127.0.0.1", port, 0.0, "https", str(certificate.certificate_path))
+        file, fingerprint = str(certificate.certificate_path), certificate.fingerprint
+        address = Address(7, "node7", "127.0.0.1", port, 0.0, "https", file, fingerprint)
         yield ways(address, LOGIN, port, OwnKey(shared / "first-key"))
 
 
@@ -62,8 +65,21 @@ def test_corrals_commands_are_told_what_to_trust(found: Ways, tmp_path: Path) ->
     assert trusted.decode() == found.address.certificate
 
 
+def test_the_fingerprint_is_that_of_the_certificate_which_the_port_shows(found: Ways) -> None:
+    shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((found.address.host, found.address.port), timeout=30))
+    fingerprint = hashlib.sha256(shown).digest().hex(":").upper()
+    assert f"TLS fingerprint      {fingerprint} (SHA-256)\n" in found.lines()
+    assert found.to_json()["fingerprint"] == fingerprint
+
+
+def test_the_fingerprint_of_a_persons_own_certificate_is_told_too() -> None:
+    own = ways(Address(7, "node7", "10.0.0.7", 8443, 0.0, "https", fingerprint="AB:CD"), LOGIN, 9000)
+    assert "TLS fingerprint      AB:CD (SHA-256)\n" in own.lines()
+    assert (own.to_json()["certificate"], own.to_json()["fingerprint"]) == (None, "AB:CD")
+
+
 def test_where_authorities_say_whom_to_trust_nothing_is_told() -> None:
     plain = ways(Address(7, "node7", "10.0.0.7", 8443, 0.0, "https"), LOGIN, 9000)
     assert plain.curl == "curl -s https://10.0.0.7:8443/v1/models"
-    assert not any(word in plain.lines() for word in ("cacert", "SSL_CERT_FILE", COPY))
-    assert plain.to_json()["certificate"] is None
+    assert not any(word in plain.lines() for word in ("cacert", "SSL_CERT_FILE", COPY, "fingerprint"))
+    assert (plain.to_json()["certificate"], plain.to_json()["fingerprint"]) == (None, None)
