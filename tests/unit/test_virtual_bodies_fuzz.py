@@ -1,4 +1,4 @@
-"""/v1/tribunal and /v1/rag, asked anything: what real tribunals and a real index make of it is an answer or a 4xx."""
+"""/v1/tribunal and /v1/rag, asked anything: real tribunals and a real index give an answer or a 4xx."""
 
 from __future__ import annotations
 
