@@ -11,6 +11,7 @@ import pytest
 
 from app.edge import Edge, EdgeError, EdgeSpec
 from tests.edge.backend import Backend, running
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -95,8 +96,9 @@ async def test_logs_name_the_model_without_its_generation(
     await edge.reload(replace(spec, spare=("m-a:1",)))
     await edge.lead(tuple((served, "m-a:1" if base == "m-a" else base) for served, base in spec.models))
     await who(client)
-    await edge.stop(0)
-    lines = [json.loads(line) for line in (spec.workdir / "edge.log").read_text().splitlines() if line.startswith("{")]
+    log = spec.workdir / "edge.log"
+    await eventually(lambda: '"status":200' in log.read_text())
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert [(line["model"], line["to"].split("/")[0]) for line in lines if line.get("path") == CHAT] == [
         ("m-a", "model-m-a:1")
     ]
