@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+import uvloop
+from starlette.types import ASGIApp
 
 from app.access.edge_lines import PIPE, EdgeLines, Lines, open_pipe
 from app.access.estimate import Estimate
@@ -115,7 +116,7 @@ def _keeper(config: KeeperConfig) -> Keeper:
     return keeper
 
 
-def _uvicorn_config(app: Starlette) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", backlog=4096, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
@@ -179,7 +180,7 @@ def main() -> None:
     config = KeeperConfig.from_json(sys.stdin.readline())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn obeys it, and then raises it once more
-    asyncio.run(serve(config, parent))
+    uvloop.run(serve(config, parent))  # a third less for each request than asyncio's own loop
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.counts import FIELDS
 from app.access.estimate import Estimate
@@ -21,6 +21,7 @@ from deployments.errors import BadRequest, Forbidden, OverQuota
 from deployments.principal import HEADER, Principal
 from deployments.secret import Door, OnlyFromInside
 
+ADMIT = "/admit"
 LOOKS_PER_S = 10
 """So often each key may ask for usage."""
 
@@ -29,21 +30,44 @@ async def no_outlook() -> str:
     return ""
 
 
-def create_keeper_app(keeper: Keeper, secret: str, outlook: Callable[[], Awaitable[str]] = no_outlook) -> Starlette:
+def create_keeper_app(keeper: Keeper, secret: str, outlook: Callable[[], Awaitable[str]] = no_outlook) -> ASGIApp:
     """What the keeper answers, to the service's own processes alone. outlook: further metrics."""
     routes = KeeperRoutes(keeper, outlook)
-    return Starlette(
+    others = Starlette(
         routes=[
-            Route("/admit", routes.admit),
             Route("/used", routes.used, methods=["POST"]),
             Route("/items", routes.items, methods=["POST"]),
             Route("/items/done", routes.items_done, methods=["POST"]),
             Route("/models", routes.models, methods=["POST"]),
             Route("/metrics", routes.metrics),
             Route("/v1/usage", routes.usage),
-        ],
-        middleware=[Middleware(OnlyFromInside, Door(secret))],
+        ]
     )
+    return OnlyFromInside(Admission(keeper, others), Door(secret))
+
+
+class Admission:
+    """The edge's question before each request, past Starlette: the way through it costs more than the decision.
+
+    others: has everything else.
+    """
+
+    def __init__(self, keeper: Keeper, others: ASGIApp) -> None:
+        self._keeper, self._others = keeper, others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != ADMIT or scope["method"] != "GET":
+            await self._others(scope, receive, send)
+            return
+        told = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        asked = Asked(
+            told.get(b"x-request", ""), told.get(b"x-key", ""), told.get(b"x-method", ""), told.get(b"x-path", ""),
+            told.get(b"x-model"), _number(told.get(b"x-body-bytes")) or 0, _number(told.get(b"x-answer-tokens")),
+            _number(told.get(b"x-answers")) or 1,
+        )  # fmt: skip
+        with self._keeper.tally.admission.time():
+            answer = self._keeper.admit(asked)
+        await _response(answer)(scope, receive, send)
 
 
 class KeeperRoutes:
@@ -52,17 +76,6 @@ class KeeperRoutes:
     def __init__(self, keeper: Keeper, outlook: Callable[[], Awaitable[str]]) -> None:
         self._keeper, self._outlook = keeper, outlook
         self._second, self._looks = 0, Counter[str]()
-
-    async def admit(self, request: Request) -> Response:
-        told = request.headers
-        asked = Asked(
-            told.get("x-request", ""), told.get("x-key", ""), told.get("x-method", ""), told.get("x-path", ""),
-            told.get("x-model"), _number(told.get("x-body-bytes")) or 0, _number(told.get("x-answer-tokens")),
-            _number(told.get("x-answers")) or 1,
-        )  # fmt: skip
-        with self._keeper.tally.admission.time():
-            answer = self._keeper.admit(asked)
-        return _response(answer)
 
     async def used(self, request: Request) -> Response:
         told = await request.json()
