@@ -37,6 +37,7 @@ class EdgeProcess:
         self._binary = binary
         self._process: asyncio.subprocess.Process | None = None
         self._log: int | None = None
+        """One for all processes: opened anew, each would have a place of its own in it (_append_only)."""
         self._listener: socket.socket | None = None
         """It stays while HAProxy starts again, so that who connects meanwhile waits and is not refused."""
         self._lines = HeldPipe(self._folder / PIPE)
@@ -64,6 +65,7 @@ class EdgeProcess:
             await self._launch(spec, state)
         except EdgeError:
             self._close_port()
+            self._close_log()
             raise
 
     async def reload(self, spec: EdgeSpec, state: EdgeState) -> None:
@@ -117,17 +119,13 @@ class EdgeProcess:
         write_private(folder / "flags.map", render_flags(state))
         binary = self._binary or haproxy_binary()
         await _check(binary, folder, passed)
-        log = os.open(folder / "edge.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            began = os.fstat(log).st_size
-            process = await _spawn(log, folder, passed, binary, "-db", "-f", "haproxy.cfg", *handover)
-            _schedule_in_batches(process.pid)
-            await self._answering(process, folder / "edge.log", began)
-        except BaseException:
-            os.close(log)
-            raise
-        self._close_log()
-        self._log, self._process = log, process
+        if self._log is None:
+            self._log = os.open(folder / "edge.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        began = os.fstat(self._log).st_size
+        process = await _spawn(self._log, folder, passed, binary, "-db", "-f", "haproxy.cfg", *handover)
+        _schedule_in_batches(process.pid)
+        await self._answering(process, folder / "edge.log", began)
+        self._process = process
 
     def _close_port(self) -> None:
         """For every process that has the socket: who connects from now on is refused."""
@@ -139,7 +137,6 @@ class EdgeProcess:
 
     def _close_log(self) -> None:
         if self._log is not None:
-            _append_only(self._log)
             os.close(self._log)
         self._log = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -216,6 +217,28 @@ async def test_long_log_is_kept_once_and_begun_again(edge: Edge, spec: EdgeSpec,
     assert await who(client) == "serve"
     await eventually(lambda: '"status":200' in log.read_text())
     assert log.read_bytes()[:1] != b"\0"
+
+
+async def test_before_and_after_a_reload_no_line_is_written_over_another(
+    edge: Edge, spec: EdgeSpec, client: httpx.AsyncClient, serve: Backend
+) -> None:
+    log = spec.workdir / "edge.log"
+    for _ in range(5):
+        serve.hold = hold = asyncio.Event()
+        serve.arrived.clear()
+        asked = asyncio.create_task(who(client))
+        await serve.arrived.wait()
+        await edge.reload(spec)
+        assert edge.older
+        serve.hold = None
+        async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as other:
+            assert await who(other) == "serve"
+            hold.set()
+            assert await asked == "serve"
+            assert await who(other) == "serve"
+    await eventually(lambda: log.read_text().count('"status":200') == 15)
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert [line["status"] for line in lines if line["path"] == CHAT] == [200] * 15
 
 
 async def test_folder_that_others_can_read_is_closed_and_a_long_path_works(make_spec: MakeSpec, tmp_path: Path) -> None:
