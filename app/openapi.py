@@ -32,10 +32,11 @@ def ref(model: type[BaseModel]) -> JsonDict:
 
 
 def content(media_type: str, schema: JsonDict, example: Any = None) -> JsonDict:
-    """Of server-sent events `schema` is that of each one's data."""
+    """Of server-sent events `schema` is that of each one's data, but for OpenAI's last word."""
     if media_type == SSE:
         data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
-        schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
+        either = {"anyOf": [{"const": "[DONE]"}, data]}
+        schema = {"type": "object", "required": ["data"], "properties": {"data": either}}
     return {media_type: {"schema": schema, **({} if example is None else {"example": example})}}
 
 
