@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import httpx
 import psutil
 
 from app.state import ServiceState
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 CORRAL = Path(sys.executable).with_name("corral")
 ROOT = Path(__file__).parents[2]
+LONGEST_FILE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,25 @@ class RunningService:
     def processes(self) -> list[psutil.Process]:
         """The service's own process and all below it."""
         return family(self.state.pid)
+
+    @property
+    def edge_log(self) -> Path:
+        return Path(self.state.run_dir) / "edge" / "edge.log"
+
+    def until_logged(self) -> None:
+        """What is written of a request comes after its answer."""
+        last = f"last-{secrets.token_hex(8)}"
+        told = httpx.get(f"{self.url}/health", headers={"x-request-id": last}, timeout=PATIENCE_S, trust_env=False)
+        told.raise_for_status()
+        until(lambda: last in self.edge_log.read_text(), what="the last line")
+
+    def written(self) -> Iterator[tuple[Path, bytes]]:
+        """Every file that it has, its state, its logs, Ray's and Serve's, but for what it has removed meanwhile."""
+        for folder in (Path(self.state.run_dir), self.state_dir):
+            for path in folder.rglob("*"):
+                with suppress(OSError):
+                    if path.is_file() and not path.is_symlink() and path.stat().st_size < LONGEST_FILE:
+                        yield path, path.read_bytes()
 
     def engine_processes(self, model: str) -> list[psutil.Process]:
         """EngineCore of each replica of `model`: it writes to the replica's output, whoever's child it is."""

@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +33,6 @@ SECRET = re.compile(r"corral-[a-z2-7]{8}-[0-9a-f]{48}")
 REVOKED_S = 5
 NOBODY = 65534
 MALFORMED = 420
-LONGEST_FILE = 256 << 20
 TEXTS = (".log", ".out", ".err", ".txt", ".cfg", ".map", ".json", ".lua")
 
 
@@ -204,7 +201,7 @@ def test_no_secret_and_no_prompt_is_left_anywhere(service: RunningService, first
         asked = {"model": "pocket-1b", "prompt": MARK, "max_tokens": 1}
         httpx.post(service.url + "/generate", json=asked, headers=headers, timeout=PATIENCE_S, trust_env=False)
     send_malformed(service, first)
-    until_logged(service)
+    service.until_logged()
     hidden, token = first.rpartition("-")[2], (Path(service.state.run_dir) / "token").read_text().strip()
     for process in service.processes():
         try:
@@ -212,16 +209,15 @@ def test_no_secret_and_no_prompt_is_left_anywhere(service: RunningService, first
         except psutil.Error:
             continue
         assert not any(secret in told for secret in (hidden, token, MARK)), process.name()
-    run_dir = Path(service.state.run_dir)
     texts = 0
-    for path, content in written(service):
+    for path, content in service.written():
         assert MARK.encode() not in content, path
         assert hidden.encode() not in content.lower(), path
         if path.suffix in TEXTS:  # the token has a file of its own
             texts += 1
             assert token.encode() not in content, path
     assert texts > 10
-    assert SECRET.search((run_dir / "edge" / "edge.log").read_text()) is None
+    assert SECRET.search(service.edge_log.read_text()) is None
 
 
 def send_malformed(service: RunningService, key: str) -> None:
@@ -231,23 +227,6 @@ def send_malformed(service: RunningService, key: str) -> None:
     asyncio.run(send_all(str(address.hostname), int(address.port or 80), requests, outcome))
     assert sum(outcome.statuses.values()) + outcome.hung == MALFORMED
     assert {"200", "400", "401"} <= outcome.statuses.keys(), outcome.statuses
-
-
-def until_logged(service: RunningService) -> None:
-    """What is written of a request comes after its answer."""
-    last = f"last-{secrets.token_hex(8)}"
-    httpx.get(f"{service.url}/health", headers={"x-request-id": last}, timeout=PATIENCE_S, trust_env=False)
-    log = Path(service.state.run_dir) / "edge" / "edge.log"
-    until(lambda: last in log.read_text(), what="the last line")
-
-
-def written(service: RunningService) -> Iterator[tuple[Path, bytes]]:
-    """Every file that the service has, but for those that it has removed meanwhile."""
-    for folder in (Path(service.state.run_dir), service.state_dir):
-        for path in folder.rglob("*"):
-            with suppress(OSError):
-                if path.is_file() and not path.is_symlink() and path.stat().st_size < LONGEST_FILE:
-                    yield path, path.read_bytes()
 
 
 def test_another_user_reads_none_of_its_folders(service: RunningService) -> None:

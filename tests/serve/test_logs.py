@@ -23,8 +23,6 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.serve
 
-LONGEST_FILE = 256 << 20
-
 
 @pytest.fixture(scope="module")
 def mark(service: RunningService, http: httpx.Client) -> Marks:
@@ -39,23 +37,8 @@ def mark(service: RunningService, http: httpx.Client) -> Marks:
         body = {"json": {mark("field"): mark("value")}} if method == "POST" else {}
         http.request(method, f"{path}?model={mark('querymodel')}", headers=mark.headers, **body)  # type: ignore[arg-type]
     http.delete(COLLECTION).raise_for_status()
-    last = f"last-{secrets.token_hex(8)}"
-    http.get("/health", headers={"x-request-id": last}).raise_for_status()
-    until(lambda: last in edge_log(service).read_text(), what="the last line")
+    service.until_logged()
     return mark
-
-
-def edge_log(service: RunningService) -> Path:
-    return Path(service.state.run_dir) / "edge" / "edge.log"
-
-
-def written(service: RunningService) -> Iterator[tuple[Path, bytes]]:
-    """Every file that the service has, its state, its logs, Ray's and Serve's."""
-    for folder in (Path(service.state.run_dir), service.state_dir):
-        for path in folder.rglob("*"):
-            with suppress(OSError):
-                if path.is_file() and not path.is_symlink() and path.stat().st_size < LONGEST_FILE:
-                    yield path, path.read_bytes()
 
 
 def told_by_processes(service: RunningService) -> Iterator[tuple[str, str]]:
@@ -66,7 +49,7 @@ def told_by_processes(service: RunningService) -> Iterator[tuple[str, str]]:
 
 def test_no_word_of_a_client_is_written_down(service: RunningService, mark: Marks) -> None:
     found, looked, paths = {}, 0, set()
-    for path, content in written(service):
+    for path, content in service.written():
         looked += 1
         if (at := content.find(mark.prefix.encode())) >= 0:
             found[str(path)] = content[max(0, at - 200) : at + 100]
@@ -86,7 +69,7 @@ def test_no_word_of_a_client_is_in_arguments_or_environments(service: RunningSer
 def test_logs_are_their_owners_alone(service: RunningService, mark: Marks) -> None:
     run_dir = Path(service.state.run_dir)
     assert run_dir.stat().st_mode & 0o777 == 0o700
-    own = [*run_dir.glob("logs/*.log"), edge_log(service), *service.state.ray_logs.glob("serve/requests_*.log")]
+    own = [*run_dir.glob("logs/*.log"), service.edge_log, *service.state.ray_logs.glob("serve/requests_*.log")]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in own if path.stat().st_mode & 0o077} == {}
     assert len(own) > 8
 
