@@ -1,5 +1,5 @@
--- What HAProxy's own rules cannot do: read a refused body to its end, read a deadline, count a body's prompts, and ask
--- the keeper about a request.
+-- What HAProxy's own rules cannot do: read a refused body to its end, read a deadline, count a body's prompts, remember
+-- a full queue, and ask the keeper about a request.
 -- Argument: for how many milliseconds a keeper that is away is waited for.
 
 -- Reads a body to its end, keeping nothing, and then answers txn.status and txn.refusal.
@@ -53,6 +53,34 @@ local ANSWERED = {
     ["x-ratelimit-reset-requests"] = "txn.reset_requests", ["x-ratelimit-reset-tokens"] = "txn.reset_tokens",
     ["x-ratelimit-limit-tokens"] = "txn.limit_tokens", ["x-ratelimit-remaining-tokens"] = "txn.left_tokens",
 }
+-- Of model and key, whom a full queue turns away: what they were told, and until when that holds.
+local FULL, known, MOST_KNOWN = {}, 0, 4096
+
+local function whose(txn)
+    return tostring(txn:get_var("txn.deployed")) .. " " .. tostring(txn:get_var("txn.key_id"))
+end
+
+-- Remembers a replica's refusal for as long as it says.
+core.register_action("full", {"http-res"}, function(txn)
+    local for_ms = tonumber(txn.sf:res_fhdr("x-corral-full-ms"))
+    if not for_ms then return end
+    local told = {["txn.status"] = 429, ["txn.retry_after"] = tonumber(txn.sf:res_fhdr("retry-after")) or 1}
+    for _, name in pairs(ANSWERED) do
+        if name:find("_requests", 1, true) or name:find("_tokens", 1, true) then told[name] = txn:get_var(name) end
+    end
+    local who = whose(txn)
+    if FULL[who] == nil then known = known + 1 end
+    if known > MOST_KNOWN then FULL, known = {}, 1 end
+    FULL[who] = {until_ms = now_ms() + for_ms, told = told}
+end, 0)
+
+-- Sets txn.status where such a refusal holds.
+core.register_action("still_full", {"http-req"}, function(txn)
+    local found = FULL[whose(txn)]
+    if found == nil or now_ms() >= found.until_ms then return end
+    for name, value in pairs(found.told) do txn:set_var(name, value) end
+end, 0)
+
 local PATIENCE_MS, ANSWER_MS = tonumber((...)), 2000
 -- Between two tries, longer each time: hundreds may wait, and the keeper needs the processor to start.
 local FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 50, 400

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.access.edge_lines import LINE_BYTES
+from deployments.errors import FULL_MS
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -251,6 +252,7 @@ def render(
         line_bytes=LINE_BYTES,
         idle_ms=round(spec.idle_timeout_s * 1000),
         grace_ms=round(spec.deadline_grace_s * 1000),
+        full_ms=FULL_MS,
         ms=_milliseconds,
     )
 

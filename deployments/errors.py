@@ -106,8 +106,15 @@ class NotReady(ServingError):
         self.param = param
 
 
+FULL_MS = "x-corral-full-ms"
+"""Header of a refusal by a full queue, for the edge: for how many milliseconds it holds."""
+
+
 class Overloaded(ServingError):
+    """holds_ms: for so long nothing else would be said, so that nobody needs to ask."""
+
     reason = "queue_full"
+    holds_ms = 0
 
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message, retry_after_s)

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Message, Send
 
 from deployments.errors import (
+    FULL_MS,
     BadRequest,
     BodyTooLarge,
     DeadlineExceeded,
@@ -51,13 +52,15 @@ def error_body(message: str, param: str | None, status: int, code: str) -> bytes
 async def send_error(send: Send, error: ServingError) -> None:
     status = STATUS.get(type(error), 400)
     param = error.param if isinstance(error, BadRequest | Forbidden) else None
-    wait = error.retry_after_s if isinstance(error, Overloaded) else None
-    await send_json(send, status, error_body(error.message, param, status, error.reason), wait)
+    wait, holds_ms = (error.retry_after_s, error.holds_ms) if isinstance(error, Overloaded) else (None, 0)
+    await send_json(send, status, error_body(error.message, param, status, error.reason), wait, holds_ms)
 
 
-async def send_json(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
+async def send_json(send: Send, status: int, body: bytes, retry_after_s: int | None = None, holds_ms: int = 0) -> None:
+    """holds_ms: for the edge, which says the same for so long."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(b"retry-after", str(retry_after_s).encode())] if retry_after_s is not None else []
+    headers += [(FULL_MS.encode(), str(holds_ms).encode())] if holds_ms else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -36,10 +36,15 @@ class ServiceRate:
         self._go_on()
         return max(self._ended, 1.0) / self._busy_s if self._busy_s > 0 else 0.0
 
+    def takes_s(self, count: float) -> float:
+        """Until so many have ended; 0 where nobody knows."""
+        per_s = self.per_s()
+        return count / per_s if per_s else 0.0
+
     def retry_after_s(self, position: int) -> int:
         """Until so many have ended."""
-        per_s, (least, most) = self.per_s(), RETRY_S
-        return max(least, math.ceil(min(most, position / per_s))) if per_s else least
+        least, most = RETRY_S
+        return max(least, math.ceil(min(most, self.takes_s(position))))
 
     def _go_on(self) -> None:
         if not self._busy:

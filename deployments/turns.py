@@ -23,6 +23,8 @@ A_LITTLE_S = 0.001
 """A timer may be early."""
 AT_ONCE_S = 0.001
 """Who waited less has found room."""
+HOLDS_PART, HOLDS_MS = 0.05, 250
+"""What a full queue says holds until so much of it is served: it does not run dry meanwhile."""
 KEEPS_FREE = 8
 """One place for so many is kept free, for an engine that has as many."""
 
@@ -170,7 +172,9 @@ class Turns:
         if not full or not self._order.would_be_surplus(principal):
             return None
         self._refused += 1
-        return self._full(principal)
+        refusal = self._full(principal)
+        refusal.holds_ms = min(HOLDS_MS, int(1000 * self._rate.takes_s(HOLDS_PART * self.waiting)))
+        return refusal
 
     def leave(self, turn: Turn) -> None:
         self._rate.ended()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
@@ -35,6 +36,7 @@ class Backend:
     port: int
     seen: list[Seen] = field(default_factory=list)
     status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
     healthy: bool = True
     hold: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,7 +58,8 @@ class Backend:
             return await self._stream(receive, send)
         if self.hold and not await self._released(self.hold, receive):
             return None
-        return await _reply(send, self.status, {"from": self.name, "path": scope["path"], "bytes": len(body)})
+        told = {"from": self.name, "path": scope["path"], "bytes": len(body)}
+        return await _reply(send, self.status, told, self.headers)
 
     async def _released(self, hold: asyncio.Event, receive: Receive) -> bool:
         """Wait until it may answer; False if who asked hangs up before."""
@@ -93,9 +96,10 @@ async def _body(receive: Receive) -> bytes:
             return body
 
 
-async def _reply(send: Send, status: int, value: Any) -> None:
+async def _reply(send: Send, status: int, value: Any, more: Mapping[str, str] = MappingProxyType({})) -> None:
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), text.encode()) for name, text in more.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

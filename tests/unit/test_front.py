@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.errors import Overloaded
+from deployments.errors import FULL_MS, Overloaded
 from deployments.front import FULL_QUEUE, FullQueue, UnlessFull, middlewares
 from deployments.principal import HEADER, SECRET_HEADER, Principal
 from deployments.secret import TOKEN_PATH, VARIABLE, Door, OnlyFromInside
@@ -54,7 +54,8 @@ def queue() -> FullQueue:
 
 async def test_a_refusal_is_in_openai_s_shape_and_says_when(queue: FullQueue) -> None:
     start, body = await told(scope_of(), queue)
-    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (429, b"7")
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"retry-after"], headers.get(FULL_MS.encode())) == (429, b"7", None)
     error = json.loads(body["body"])["error"]
     assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")
 
@@ -73,6 +74,18 @@ async def test_all_else_goes_its_way(queue: FullQueue, scope: Scope) -> None:
 
 async def test_a_generation_has_a_queue_like_any_other(queue: FullQueue) -> None:
     assert (await told(scope_of(path="/models/llama:2/v1/completions"), queue))[0]["status"] == 429
+
+
+async def test_a_refusal_says_for_how_long_it_holds() -> None:
+    def full_for_a_while(principal: Principal) -> Overloaded:
+        refusal = Overloaded("The queue is full.", 7)
+        refusal.holds_ms = 40
+        return refusal
+
+    queue = FullQueue()
+    queue.is_of(full_for_a_while)
+    start, _ = await told(scope_of(), queue)
+    assert dict(start["headers"])[FULL_MS.encode()] == b"40"
 
 
 async def test_a_process_without_a_queue_turns_nobody_away() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from deployments.turns import Turns
+import pytest
+
+from deployments.turns import HOLDS_MS, Turns
 from tests.unit.turns_requests import FLOOD, QUIET, Clock, all_ended, asked, settle
 
 
@@ -21,6 +23,30 @@ async def test_who_has_most_of_a_full_queue_is_told_at_once_when_to_come_again()
     assert (turns.inside, turns.waiting, turns.snapshot().refused) == (1, 2, 1)
     await flood[0].end()
     assert turns.turned_away(FLOOD) is None
+    await all_ended(flood)
+
+
+@pytest.mark.parametrize(("each_s", "holds_ms"), [(0.01, 10), (0.1, 100), (1, HOLDS_MS), (60, HOLDS_MS)])
+async def test_a_refusal_holds_until_a_twentieth_of_the_queue_is_served(each_s: float, holds_ms: int) -> None:
+    clock = Clock()
+    turns = Turns(1, 20, clock)
+    flood = await asked(turns, FLOOD, 21)
+    for _ in range(1000):
+        clock.now += each_s
+        await flood.pop(0).end()
+        flood += await asked(turns, FLOOD, 1)
+    refusal = turns.turned_away(FLOOD)
+    assert refusal is not None
+    assert refusal.holds_ms == pytest.approx(holds_ms, abs=1)
+    await all_ended(flood)
+
+
+async def test_a_refusal_holds_for_nobody_where_no_rate_is_known() -> None:
+    turns = Turns(1, 1, Clock())
+    flood = await asked(turns, FLOOD, 2)
+    refusal = turns.turned_away(FLOOD)
+    assert refusal is not None
+    assert refusal.holds_ms == 0
     await all_ended(flood)
 
 
