@@ -165,7 +165,7 @@ class CorralServer(LLMServer):  # type: ignore[misc]
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         app = await super().__serve_build_asgi_app__()
         keep_environment()
-        render_short_prompts(app)
+        render_short_here(getattr(getattr(app.state, "openai_serving_chat", None), "renderer", None))
         if self._spec.lora is None:
             self._serving = getattr(app.state, "openai_serving_chat", None)
         direct = DirectChat(app, chat_request_type())
@@ -331,14 +331,6 @@ def keep_environment() -> None:
     from vllm import envs
 
     getattr(envs, "enable_envs_cache", lambda: None)()
-
-
-def render_short_prompts(app: Any) -> None:
-    from vllm.renderers import hf
-
-    renderer = getattr(getattr(app.state, "openai_serving_chat", None), "renderer", None)
-    if isinstance(renderer, hf.HfRenderer):
-        render_short_here(renderer, hf.safe_apply_chat_template)
 
 
 def known_fields() -> dict[str, frozenset[str]]:

@@ -1,53 +1,70 @@
-"""Short prompts are rendered and tokenized where they are, in the event loop.
+"""Short prompts are rendered and tokenized where they are, in the event loop and in one go.
 
-vLLM passes both to a thread, so that a long prompt holds up nobody. For a short one that is the larger part of the
-work: it takes less time than the thread takes to wake up, which beside a busy loop also waits for the interpreter.
+vLLM does so in a thread, that a long prompt holds up nobody, and on the way there and back the request waits eleven
+times for its turn in the loop. For a short one that takes longer than the work itself, and beside a busy loop much
+longer. The renderer can do the same without waiting, as it does for vLLM's offline class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 SHORT_CHARS = 4096
 """About a thousand tokens: a millisecond."""
 SHORT_MESSAGES = 32
-RENDER, TOKENIZE = "_apply_chat_template_async", "_tokenize_prompt_async"
+ASYNC, HERE = ("render_chat_async", "render_cmpl_async"), ("render_chat", "render_cmpl")
 
 
-def render_short_here(renderer: Any, apply_template: Callable[..., Any]) -> bool:
-    """Have vLLM's renderer do so; apply_template is what its thread runs. False, nothing changed, if it is another."""
-    render, tokenize = getattr(renderer, RENDER, None), getattr(renderer, TOKENIZE, None)
-    tokenize_here = getattr(renderer, "_tokenize_prompt", None)
-    if not (render and tokenize and tokenize_here):
+def render_short_here(renderer: Any) -> bool:
+    """Have vLLM's renderer do so. False, nothing changed, if it is another."""
+    if not all(callable(getattr(renderer, name, None)) for name in (*ASYNC, *HERE)):
         return False
+    chat_elsewhere, completion_elsewhere = (getattr(renderer, name) for name in ASYNC)
 
-    async def rendered(model_config: Any, tokenizer: Any, conversation: Any, **options: Any) -> Any:
-        if is_short(conversation) and not options.get("tools"):
-            return apply_template(model_config, tokenizer, conversation, **options)
-        return await render(model_config, tokenizer, conversation, **options)
+    async def chat(conversations: Sequence[Any], params: Any, *rest: Any, **named: Any) -> Any:
+        if are_short_chats(conversations) and not _tools(params):
+            return renderer.render_chat(conversations, params, *rest, **named)
+        return await chat_elsewhere(conversations, params, *rest, **named)
 
-    async def tokenized(prompt: Any, params: Any) -> Any:
-        if len(prompt["prompt"]) <= SHORT_CHARS:
-            return tokenize_here(prompt, params)
-        return await tokenize(prompt, params)
+    async def completion(prompts: Sequence[Any], *rest: Any, **named: Any) -> Any:
+        if are_short_prompts(prompts):
+            return renderer.render_cmpl(prompts, *rest, **named)
+        return await completion_elsewhere(prompts, *rest, **named)
 
-    setattr(renderer, RENDER, rendered)
-    setattr(renderer, TOKENIZE, tokenized)
+    renderer.render_chat_async, renderer.render_cmpl_async = chat, completion
     return True
 
 
-def is_short(conversation: Sequence[Any]) -> bool:
-    """Whether rendering these messages takes no time worth a thread."""
-    if len(conversation) > SHORT_MESSAGES:
-        return False
-    return sum(_chars(message.get("content")) for message in conversation) <= SHORT_CHARS
+def are_short_chats(conversations: Sequence[Any]) -> bool:
+    """Whether rendering these conversations takes no time worth a thread, all of them together."""
+    return _short(_chars(message.get("content")) for messages in conversations for message in messages)
+
+
+def are_short_prompts(prompts: Sequence[Any]) -> bool:
+    """Texts or lists of tokens, as vLLM has parsed them."""
+    return _short(
+        _chars(each.get("prompt", each.get("prompt_token_ids"))) if isinstance(each, dict) else SHORT_CHARS + 1
+        for each in prompts
+    )
+
+
+def _short(sizes: Iterable[int]) -> bool:
+    first = list(islice(sizes, SHORT_MESSAGES + 1))
+    return len(first) <= SHORT_MESSAGES and sum(first) <= SHORT_CHARS
+
+
+def _tools(params: Any) -> Any:
+    return (getattr(params, "chat_template_kwargs", None) or {}).get("tools")
 
 
 def _chars(content: Any) -> int:
-    """Of a text or of parts that are texts; anything else counts as long."""
-    if isinstance(content, list) and len(content) <= SHORT_MESSAGES:
-        return sum(_chars(part.get("text")) for part in content)
+    """Of a text, or of parts that are texts or tokens; anything else counts as long."""
     if isinstance(content, str):
         return len(content)
+    if isinstance(content, list) and all(isinstance(part, int) for part in content):
+        return len(content)
+    if isinstance(content, list) and len(content) <= SHORT_MESSAGES:
+        return sum(_chars(part.get("text")) if isinstance(part, dict) else SHORT_CHARS + 1 for part in content)
     return SHORT_CHARS + 1
