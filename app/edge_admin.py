@@ -66,6 +66,10 @@ class AdminSocket:
             await self._point("successor/edge", successor)
         await self._silent(f"set map flags.map mode {mode}")
 
+    async def closing(self, closing: bool) -> None:
+        """Whether every answer closes its connection from now on."""
+        await self._silent(f"set map flags.map closing {'yes' if closing else 'no'}")
+
     async def drop(self, base: str, address: Address) -> None:
         """End the requests that are connected to this address, whatever their slot points to by now."""
         sessions = re.split(r"^(?=0x)", await self.ask("show sess all"), flags=re.MULTILINE)

@@ -269,8 +269,8 @@ def render_keys(state: EdgeState | None = None) -> str:
 
 
 def render_flags(state: EdgeState | None = None) -> str:
-    """The map of the one flag there is."""
-    return f"mode {(state or EdgeState()).mode}\n"
+    """The map of all flags: the mode, and whether every answer closes its connection."""
+    return f"mode {(state or EdgeState()).mode}\nclosing no\n"
 
 
 def placed(old: tuple[Address | None, ...], wanted: list[Address], size: int) -> tuple[Address | None, ...]:

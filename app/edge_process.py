@@ -21,6 +21,8 @@ from app.private_files import write_private
 LUA = Path(__file__).with_name("edge.lua")
 START_S = 10.0
 POLL_S = 0.02
+CLOSING_S = 0.25
+"""Before a reload: for so long every answer closes its connection. One that idles then is one that is hardly used."""
 LOG_BYTES = 64 << 20
 """A longer log is kept once more as edge.1.log, and begun again."""
 
@@ -73,7 +75,14 @@ class EdgeProcess:
         old = self._process if self.pid else None
         if old is None:
             raise EdgeError("the edge does not run; start() it first")
-        await self._launch(spec, state, "-sf", str(old.pid), "-x", "admin.sock")
+        await self._admin.closing(True)
+        try:
+            await asyncio.sleep(CLOSING_S)
+            await self._launch(spec, state, "-sf", str(old.pid), "-x", "admin.sock")
+        except BaseException:
+            with contextlib.suppress(EdgeError):
+                await self._admin.closing(False)
+            raise
         self._draining = [*(each for each in self._draining if each.returncode is None), old]
 
     async def stop(self, drain_s: float) -> None:

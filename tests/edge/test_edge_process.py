@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -182,6 +185,45 @@ async def test_reload_refuses_no_connection_and_breaks_no_stream(
     await asyncio.wait_for(waiting, 5)
 
 
+async def test_no_connection_in_use_is_closed_by_a_reload_without_a_word(edge: Edge, spec: EdgeSpec) -> None:
+    over, opened, unsaid = asyncio.Event(), 0, 0
+
+    async def use_again_and_again() -> None:
+        nonlocal opened, unsaid
+        while not over.is_set():
+            opened += 1
+            with contextlib.closing(http.client.HTTPConnection(spec.host, spec.port, timeout=10)) as connection:
+                while not over.is_set():
+                    try:
+                        said = await asyncio.to_thread(asked_on, connection)
+                    except (OSError, http.client.HTTPException):
+                        unsaid += 1
+                        break
+                    if said == "close":
+                        break
+                    await asyncio.sleep(0.02)
+
+    users = asyncio.gather(*(use_again_and_again() for _ in range(4)))
+    for _ in range(3):
+        await edge.reload(spec)
+        await asyncio.sleep(0.1)
+    over.set()
+    await users
+    assert unsaid == 0
+    assert opened >= 4 * 4
+
+
+def asked_on(connection: http.client.HTTPConnection) -> str | None:
+    """What the answer says of the connection."""
+    if connection.sock and select.select([connection.sock], [], [], 0)[0]:
+        raise ConnectionResetError("closed while nobody asked")
+    connection.request("GET", "/health")
+    with connection.getresponse() as response:
+        assert response.status == 200
+        response.read()
+        return response.getheader("connection")
+
+
 async def test_refused_reload_leaves_the_old_one(client: httpx.AsyncClient, edge: Edge, spec: EdgeSpec) -> None:
     before = edge.pid
     with pytest.raises(EdgeError, match="tls"):
@@ -190,6 +232,7 @@ async def test_refused_reload_leaves_the_old_one(client: httpx.AsyncClient, edge
         await edge.reload(replace(spec, port=spec.port + 1))
     assert edge.pid == before
     assert await who(client) == "serve"
+    assert "connection" not in (await client.get("/health")).headers
 
 
 async def test_only_the_port_listens_and_files_are_private(edge: Edge, spec: EdgeSpec) -> None:

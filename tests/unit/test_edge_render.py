@@ -62,7 +62,7 @@ def test_slots_and_backup() -> None:
 
 def test_successor_and_mode() -> None:
     state = EdgeState(mode=EdgeMode.MOVED, successor=THREE)
-    assert (render_flags(), render_flags(state)) == ("mode open\n", "mode moved\n")
+    assert (render_flags(), render_flags(state)) == ("mode open\nclosing no\n", "mode moved\nclosing no\n")
     assert lines(backend(render(SPEC), "successor"), "server ") == ["server edge 127.0.0.1:9"]
     assert lines(backend(render(SPEC, state), "successor"), "server ") == ["server edge ipv6@fd00::3:3"]
     encrypted = replace(SPEC, tls_cert=Path("/etc/cert.pem"))
