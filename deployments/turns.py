@@ -23,7 +23,7 @@ A_LITTLE_S = 0.001
 """A timer may be early."""
 AT_ONCE_S = 0.001
 """Who waited less has found room."""
-HOLDS_PART, HOLDS_MS = 0.05, 250
+HOLDS_PART, HOLDS_MS = 0.1, 1000
 """What a full queue says holds until so much of it is served: it does not run dry meanwhile."""
 KEEPS_FREE = 8
 """One place for so many is kept free, for an engine that has as many."""
