@@ -56,10 +56,18 @@ class Load:
 
 @dataclass(frozen=True)
 class Peak:
-    """Whole answers a second, and the service's processor time for each."""
+    """Whole answers a second, and the service's processor time for each, by process.
+
+    client_share: of all the machine's processors.
+    """
 
     per_s: float
-    cost_ms: float
+    costs_ms: Mapping[str, float]
+    client_share: float
+
+    @property
+    def cost_ms(self) -> float:
+        return sum(self.costs_ms.values())
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,13 @@ class Overloaded:
         return sum(each.per_s for each in self.peaks) / 2
 
     @property
+    def costs_ms(self) -> dict[str, float]:
+        """The service's processor time for each answer, refusals and all, by process."""
+        return costs_ms(self.spent_s, self.accounts.answered)
+
+    @property
     def cost_ms(self) -> float:
-        """The service's processor time for each answer, refusals and all."""
-        return cost_ms(self.spent_s, self.accounts.answered)
+        return sum(self.costs_ms.values())
 
     @property
     def goodput_for_equal_time(self) -> float:
@@ -109,7 +121,7 @@ class Overloaded:
     @property
     def client_share(self) -> float:
         """Of all the machine's processors over the window."""
-        return self.sent.processor_s / (self.window.seconds * (os.cpu_count() or 1))
+        return share_of_machine(self.sent.processor_s, self.window.seconds)
 
     def lines(self) -> list[str]:
         answers, accounts = self.sent.answers, self.accounts
@@ -124,10 +136,11 @@ class Overloaded:
             f"first text after {times_of(first_texts_ms(answers))}; whole answers after {times_of(served_ms(answers))}",
             f"sent behind the schedule by {times_of([each.late_ms for each in answers])}",
             f"answers by key: {', '.join(f'{share:.3f}' for share in shares_of(answers, self.keys))}",
-            f"the client took {100 * self.client_share:.1f}% of the processors",
-            f"of the service's time {parts(self.spent_s)}",
+            f"the client took {100 * first.client_share:.1f}% of the processors before, {100 * self.client_share:.1f}% "
+            f"meanwhile, {100 * last.client_share:.1f}% after",
             f"an answer cost the service {first.cost_ms:.1f} ms of processor time before, {last.cost_ms:.1f} after, "
             f"{self.cost_ms:.1f} with the refusals: goodput for equal time {self.goodput_for_equal_time:.2f}",
+            f"before, with the refusals, after, in ms: {parts(first.costs_ms, self.costs_ms, last.costs_ms)}",
         ]
 
 
@@ -186,8 +199,14 @@ def peak(crew: Crew, service: Service, users: int) -> Peak:
     per_s = Window(began_s, began_s + PEAK_S).goodput_per_s(sent.answers)
     if not per_s:
         raise RuntimeError(f"none of {len(sent.answers)} requests was answered: {codes_of(sent.answers)}")
-    return Peak(per_s, cost_ms(spent, sum(each.good for each in sent.answers)))
+    costs = costs_ms(spent, sum(each.good for each in sent.answers))
+    return Peak(per_s, costs, share_of_machine(sent.processor_s, WARM_S + PEAK_S))
 
 
-def cost_ms(spent: Mapping[str, float], answers: int) -> float:
-    return 1000 * sum(spent.values()) / answers if answers else float("nan")
+def share_of_machine(processor_s: float, seconds: float) -> float:
+    return processor_s / (seconds * (os.cpu_count() or 1))
+
+
+def costs_ms(spent: Mapping[str, float], answers: int) -> dict[str, float]:
+    """Of each answer, by process."""
+    return {name: 1000 * seconds / answers if answers else float("nan") for name, seconds in spent.items()}

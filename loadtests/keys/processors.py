@@ -38,8 +38,8 @@ def spent_s(before: Computed, after: Computed) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
-def parts(spent: Mapping[str, float]) -> str:
-    """Of all of it together."""
-    whole_s = sum(spent.values()) or 1.0
-    told = {name: seconds / whole_s for name, seconds in spent.items() if seconds >= WORTH_TELLING * whole_s}
-    return ", ".join(f"{name} {100 * share:.0f}%" for name, share in told.items())
+def parts(*costs_ms: Mapping[str, float]) -> str:
+    """Each process that is worth telling in one of them, and what it is in each."""
+    worth = [name for costs in costs_ms for name, cost in costs.items() if cost >= WORTH_TELLING * sum(costs.values())]
+    told = {name: " ".join(f"{costs.get(name, 0.0):.1f}" for costs in costs_ms) for name in worth}
+    return ", ".join(f"{name} {figures}" for name, figures in told.items())

@@ -24,7 +24,7 @@ from loadtests.keys.client import Answer, Asking, Request
 from loadtests.keys.counters import between, counts_of, settled
 from loadtests.keys.crew import Crew, shares
 from loadtests.keys.open_loop import Part, Schedule, Sent, poisson, send
-from loadtests.keys.overload import Overloaded, Peak, Service, cost_ms, judged, peak
+from loadtests.keys.overload import Overloaded, Peak, Service, costs_ms, judged, peak
 from loadtests.keys.processors import computed_by, parts, shown, spent_s
 from tests.unit.load_bench import on_a_thread
 from tests.unit.load_client_fakes import MODEL, Endpoint
@@ -120,19 +120,22 @@ def test_an_overload_is_judged_by_both_peaks_and_both_sides() -> None:
     window, spent = figures.Window(0.0, 10.0), {"engine": 0.3, "edge": 0.08}
     answers = [answered(1, 2) for _ in range(19)] + [answered(1, 1.05, 429) for _ in range(21)]
     accounts = figures.accounts_of(answers, {200: 19, 429: 21})
-    good = Overloaded((Peak(2.0, 15), Peak(2.2, 17)), window, Sent(tuple(answers), 1.0), accounts, ("a",), spent)
+    first, last = Peak(2.0, {"engine": 12, "edge": 3}, 0.1), Peak(2.2, {"engine": 17}, 0.125)
+    good = Overloaded((first, last), window, Sent(tuple(answers), 1.0), accounts, ("a",), spent)
     assert good.peak_per_s == pytest.approx(2.1)
     assert good.goodput == pytest.approx(1.9 / 2.1)
     assert good.offered == pytest.approx(2.0)
     assert good.cost_ms == pytest.approx(20)
     assert good.goodput_for_equal_time == pytest.approx(0.8)
     assert [each.kept for each in judged([good])] == [True] * 5
-    one, lost = Peak(4.0, 15), (*answers, CUT, answered(1, 1.2, 429))
+    one, lost = Peak(4.0, {"engine": 15}, 0.1), (*answers, CUT, answered(1, 1.2, 429))
     bad = Overloaded((one, one), window, Sent(lost, 1.0), figures.accounts_of([CUT], {429: 1}), (), {})
     assert [each.kept for each in judged([bad])] == [False] * 5
     assert "sent 40 = answered 19 + refused 21 + lost 0; the client saw {200: 19, 429: 21}" in "\n".join(good.lines())
-    assert isnan(cost_ms(spent, 0))
-    slow = replace(good, peaks=(Peak(3.0, 15), Peak(3.0, 17)))
+    assert "the client took 10.0% of the processors before" in "\n".join(good.lines())
+    assert "before, with the refusals, after, in ms: engine 12.0 15.8 17.0, edge 3.0 4.2 0.0" in good.lines()
+    assert isnan(costs_ms(spent, 0)["engine"])
+    slow = replace(good, peaks=(replace(first, per_s=3.0), replace(last, per_s=3.0)))
     assert judged([slow, good, good])[1:] == judged([good, good])[1:]  # one round of three that others slowed down
     assert [each.kept for each in judged([good, good, bad])] == [False, True, False, False, False]
 
@@ -155,7 +158,7 @@ def test_the_processor_time_of_a_service_is_that_of_its_processes() -> None:
     after = {1: ("engine", 19.0), 2: ("edge", 1.5), 3: ("edge", 0.4), 4: ("idle", 0.1)}
     found = spent_s(before, after)
     assert list(found.items()) == [("engine", 9.0), ("edge", pytest.approx(0.9)), ("idle", 0.1)]
-    assert parts(found) == "engine 90%, edge 9%"
+    assert parts(found, {"edge": 1.0}) == "engine 9.0 0.0, edge 0.9 1.0"
     assert parts({}) == ""
 
 
