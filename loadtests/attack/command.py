@@ -2,7 +2,8 @@
 
 Starts a service of one pocket model that asks for keys, unless --url says where one is, and prints figures: malformed
 requests and their answers, a good request's time before, beside and after them, the memory of each process after each
-thousand, idle connections, slow clients. Exits with 1 after a 500, a request without an answer, or memory that grows.
+thousand, idle connections, slow clients. Exits with 1 after a 500, a request without an answer, or memory that grows;
+and where more than a hundredth were refused for coming too often, for nobody has read those.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ import httpx
 import psutil
 
 from loadtests.attack.crowds import crowd, slow_clients
-from loadtests.attack.malformed import Malformer
+from loadtests.attack.malformed import Malformed, Malformer
 from loadtests.attack.wire import Outcome, send_all
 from loadtests.keys.service import made_key, profile
 from loadtests.servers import corral_service
@@ -38,6 +39,9 @@ ROUND, SETTLED = 1000, 2
 """Malformed requests between two looks at the memory; rounds after which all that is loaded once is loaded."""
 GROWTH_MIB = 32
 """That a process may have more from then on, caches and the allocator's own included."""
+KEYS = 16
+"""That share the malformed requests: one alone may send 500 a second."""
+MOST_UNREAD = 0.01
 PATIENCE_S = 90.0
 
 
@@ -46,8 +50,13 @@ class Target:
     """pid: of the service's own process, whose memory and that of all below it is looked at; None: it is not."""
 
     url: str
-    key: str
+    keys: tuple[str, ...]
     pid: int | None
+
+    @property
+    def key(self) -> str:
+        """Of the good requests."""
+        return self.keys[0] if self.keys else ""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -89,8 +98,8 @@ def told(what: str, took: Sequence[float]) -> None:
 
 async def malformed(target: Target, count: int, seed: int) -> bool:
     told("before", await target.good_ms(100))
-    malformer, outcome, began = Malformer(MODEL, target.key, seed), Outcome(), time.perf_counter()
-    requests, looks = malformer.many(count), [target.memory_mib()]
+    requests, looks = malformed_of(target.keys or ("",), count, seed), [target.memory_mib()]
+    outcome, began = Outcome(), time.perf_counter()
     for _ in range(0, count, ROUND):
         await send_all(*target.address, islice(requests, ROUND), outcome)
         looks.append(target.memory_mib())
@@ -99,9 +108,25 @@ async def malformed(target: Target, count: int, seed: int) -> bool:
     print(f"  of them failed: {dict(outcome.failed)}")
     told("after", await target.good_ms(100))
     for kind, sent, answer in outcome.faults[:10]:
-        shown = sent.replace(target.key.encode() or b"\0", b"KEY")
+        shown = without(target.keys, sent)
         print(f"  {kind}: {shown[:300]!r} {shown[-100:]!r} -> {answer[:200]!r}")
-    return kept_its_size(looks) and not outcome.faults
+    kept = kept_its_size(looks) and not outcome.faults
+    if (unread := outcome.statuses["429"]) > MOST_UNREAD * count:
+        print(f"  {unread} were refused for coming too often; share them among more keys (--key, several times)")
+        return False
+    return kept
+
+
+def malformed_of(keys: Sequence[str], count: int, seed: int) -> Iterator[Malformed]:
+    """So many, of each key in turn."""
+    each = [Malformer(MODEL, key, seed + number).many(count) for number, key in enumerate(keys)]
+    return islice(chain.from_iterable(zip(*each, strict=True)), count)
+
+
+def without(keys: Sequence[str], sent: bytes) -> bytes:
+    for key in keys:
+        sent = sent.replace(key.encode(), b"KEY")
+    return sent
 
 
 def kept_its_size(looks: Sequence[dict[str, float]]) -> bool:
@@ -142,10 +167,10 @@ def started(stack: ExitStack) -> Target:
     os.environ.pop("CORRAL_API_KEY", None)
     path = profile(folder, MODEL, "required")
     url = stack.enter_context(corral_service(str(path)))
-    key = made_key(path, "attacker")
-    time.sleep(3)  # the edge takes it within moments
+    keys = tuple(made_key(path, f"attacker-{number}") for number in range(KEYS))
+    time.sleep(3)  # the edge takes them within moments
     (state,) = (folder / "state").glob("*.json")
-    return Target(url, key, int(json.loads(state.read_text())["pid"]))
+    return Target(url, keys, int(json.loads(state.read_text())["pid"]))
 
 
 async def _attack(target: Target, given: argparse.Namespace) -> bool:
@@ -162,12 +187,12 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=300, help="Slow clients.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--url", help="Of a service that runs already.")
-    parser.add_argument("--key", default="", help="For it.")
+    parser.add_argument("--key", action="append", default=[], help="For it; several times for several.")
     parser.add_argument("--pid", type=int, help="Of its own process.")
     given = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
-        target = Target(given.url, given.key, given.pid) if given.url else started(stack)
+        target = Target(given.url, tuple(given.key), given.pid) if given.url else started(stack)
         kept = asyncio.run(_attack(target, given))
     sys.exit(0 if kept else 1)

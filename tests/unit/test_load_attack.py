@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from loadtests.attack.command import KEYS, malformed_of, without
 from loadtests.attack.malformed import WORD, Malformer
 
 MANY = 700
@@ -52,3 +53,16 @@ def test_the_length_is_that_of_the_body() -> None:
     for kind, head, body in sent(MARK):
         if kind in ("field", "json", "header", "key"):
             assert f"content-length: {len(body)}\r\n".encode() in head + b"\r\n"
+
+
+def test_keys_share_the_requests_in_turn() -> None:
+    """One key alone would be refused for coming too often, and nobody would read what it sends."""
+    keys = [f"corral-{'abcdefghijklmnop'[number]}bcdefgh-{number:048x}" for number in range(KEYS)]
+    requests = [each.data for each in malformed_of(keys, MANY, seed=1)]
+    assert len(requests) == MANY
+    for number, key in enumerate(keys):
+        assert not any(
+            key.encode() in data for other in range(KEYS) if other != number for data in requests[other::KEYS]
+        )
+        assert sum(key.encode() in data for data in requests[number::KEYS]) > MANY / KEYS / 3
+    assert not any(key.encode() in without(keys, data) for key in keys for data in requests)
