@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,19 @@ def _problem(data: dict[Any, Any]) -> str | None:
     return f"it is nested deeper than {DEEPEST} levels"
 
 
+_HALVES = re.compile("[\\ud800-\\udfff]")
 _PLAIN = (dict, list, str, int, float, type(None))
+
+
+def unwritable(data: Any, place: str = "") -> Iterator[str]:
+    """A line for each key or value that JSON in UTF-8 has not; fields that take anything would let it through."""
+    if (isinstance(data, str) and _HALVES.search(data)) or (isinstance(data, float) and not isfinite(data)):
+        yield f"{place}: {data!r} cannot be passed on; use whole characters and finite numbers"
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        inner = f"{place}.{key}" if place else str(key)
+        if isinstance(key, str) and _HALVES.search(key):
+            yield f"{inner!a}: the key has half of a character; use whole ones"
+        yield from unwritable(value, inner)
 
 
 def _inner(value: Any) -> Iterable[Any]:

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.access.config import AccessConfig
 from app.overrides import overrides
-from app.profile import PROFILES, Layer, SettingsError, absolute, deep_merge, merged, origin, read_layers
+from app.profile import PROFILES, Layer, SettingsError, absolute, deep_merge, merged, origin, read_layers, unwritable
 from deployments.config import ModelId, ModelSpec, Section, unknown_key
 from deployments.pocket import CHECKPOINTS, PEERS, SIZES
 from deployments.tracing_config import TracesConfig
@@ -178,6 +178,7 @@ def load_settings(profile: str | Path | None = None, environ: Mapping[str, str] 
     except ValidationError as error:
         raise SettingsError(*_explain(error, layers)) from None
     if problems := [
+        *(f"{layer.name}: {problem}" for layer in layers for problem in unwritable(layer.data)),
         *_source_problems(settings, layers),
         *_tribunal_problems(settings, layers),
         *_rag_problems(settings, layers),

@@ -77,6 +77,10 @@ def test_what_is_changed_here_loads_as_it_is(path: Path) -> None:
 @given(changed(WHOLE))
 @example({**WHOLE, "ray": {"environment": {"A": "\x85\u2028\u2029 \N{LLAMA}"}}})
 @example({**WHOLE, 1: 2})
+@example({"models": {"a": {"source": "o/n", "engine": {"x": ["\ud800"]}}}})
+@example({"models": {"a": {"source": "o/n", "engine": {"\ud800": 1}}}})
+@example({"models": {"a": {"source": "o/n", "engine": {"x": {"y": float("nan")}}}}})
+@example({**WHOLE, "ray": {"environment": {"\ud800": "1"}}})
 @example({**WHOLE, "_env_file": "x"})
 @example({**WHOLE, "extends": "a" * 300})
 @example({**WHOLE, "edge": {"idle_timeout_s": float("inf")}})
@@ -152,10 +156,9 @@ def test_a_variable_says_what_a_key_of_the_file_says(path: Path, setting: tuple[
     nested: Any = value
     for part in reversed(key):
         nested = {part: nested}
-    path.write_bytes(as_yaml(deep_merge(WHOLE, nested)))
-    wanted = load_settings(path, {})
-    path.write_bytes(as_yaml(WHOLE))
-    assert load_settings(path, {variable(key): text}) == wanted
+    wanted = loaded(path, as_yaml(deep_merge(WHOLE, nested)))
+    assert wanted or "engine" in key  # which takes anything that can be written
+    assert loaded(path, as_yaml(WHOLE), {variable(key): text}) == wanted
 
 
 NAMES = st.sampled_from([variable(key) for key in SET]) | st.text(max_size=12).map("CORRAL_".__add__)
