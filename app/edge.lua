@@ -62,12 +62,11 @@ end
 
 -- Remembers a replica's refusal for as long as it says.
 core.register_action("full", {"http-res"}, function(txn)
-    local for_ms = tonumber(txn.sf:res_fhdr("x-corral-full-ms"))
+    local for_ms = tonumber(txn:get_var("txn.full_ms"))
     if not for_ms then return end
-    local told = {["txn.status"] = 429, ["txn.retry_after"] = tonumber(txn.sf:res_fhdr("retry-after")) or 1}
-    for _, name in pairs(ANSWERED) do
-        if name:find("_requests", 1, true) or name:find("_tokens", 1, true) then told[name] = txn:get_var(name) end
-    end
+    local told = {["txn.status"] = 429}
+    for _, name in pairs(ANSWERED) do told[name] = txn:get_var(name) end
+    told["txn.retry_after"] = tonumber(txn.sf:res_fhdr("retry-after")) or 1
     local who = whose(txn)
     if FULL[who] == nil then known = known + 1 end
     if known > MOST_KNOWN then FULL, known = {}, 1 end

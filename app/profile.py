@@ -255,7 +255,7 @@ _PLAIN = (dict, list, str, int, float, type(None))
 def unwritable(data: Any, place: str = "") -> Iterator[str]:
     """A line for each key or value that JSON in UTF-8 has not; fields that take anything would let it through."""
     if (isinstance(data, str) and _HALVES.search(data)) or (isinstance(data, float) and not isfinite(data)):
-        yield f"{place}: {data!r} cannot be passed on; use whole characters and finite numbers"
+        yield f"{place}: half of a character, or no finite number; use whole characters and finite numbers"
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         inner = f"{place}.{key}" if place else str(key)
         if isinstance(key, str) and _HALVES.search(key):

@@ -3,7 +3,7 @@
 Starts a service of one pocket model that asks for keys, unless --url says where one is, and prints figures: malformed
 requests and their answers, a good request's time before, beside and after them, the memory of each process after each
 thousand, idle connections, slow clients. Exits with 1 after a 500, a request without an answer, or memory that grows;
-and where more than a hundredth were refused for coming too often, for nobody has read those.
+and where more than a hundredth were answered 429, for nobody has read those.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ GROWTH_MIB = 32
 KEYS = 16
 """That share the malformed requests: one alone may send 500 a second."""
 MOST_UNREAD = 0.01
+"""Of them: what is answered 429 was read by nobody."""
 PATIENCE_S = 90.0
 
 
@@ -112,7 +113,7 @@ async def malformed(target: Target, count: int, seed: int) -> bool:
         print(f"  {kind}: {shown[:300]!r} {shown[-100:]!r} -> {answer[:200]!r}")
     kept = kept_its_size(looks) and not outcome.faults
     if (unread := outcome.statuses["429"]) > MOST_UNREAD * count:
-        print(f"  {unread} were refused for coming too often; share them among more keys (--key, several times)")
+        print(f"  {unread} were answered 429, and so not read; share them among more keys (--key, several times)")
         return False
     return kept
 
@@ -193,6 +194,6 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
-        target = Target(given.url, tuple(given.key), given.pid) if given.url else started(stack)
+        target = Target(given.url, tuple(filter(None, given.key)), given.pid) if given.url else started(stack)
         kept = asyncio.run(_attack(target, given))
     sys.exit(0 if kept else 1)

@@ -29,7 +29,7 @@ from loadtests.keys.figures import (
     times_of,
 )
 from loadtests.keys.open_loop import Sent, poisson
-from loadtests.keys.processors import Computed, computed_by, parts, spent_s
+from loadtests.keys.processors import Computed, by_process, computed_by, spent_s
 from loadtests.keys.service import REQUIRED, made_key, process_id, profile
 from loadtests.servers import corral_service
 
@@ -140,7 +140,7 @@ class Overloaded:
             f"meanwhile, {100 * last.client_share:.1f}% after",
             f"an answer cost the service {first.cost_ms:.1f} ms of processor time before, {last.cost_ms:.1f} after, "
             f"{self.cost_ms:.1f} with the refusals: goodput for equal time {self.goodput_for_equal_time:.2f}",
-            f"before, with the refusals, after, in ms: {parts(first.costs_ms, self.costs_ms, last.costs_ms)}",
+            f"before, with the refusals, after, in ms: {by_process(first.costs_ms, self.costs_ms, last.costs_ms)}",
         ]
 
 

@@ -38,7 +38,7 @@ def spent_s(before: Computed, after: Computed) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
-def parts(*costs_ms: Mapping[str, float]) -> str:
+def by_process(*costs_ms: Mapping[str, float]) -> str:
     """Each process that is worth telling in one of them, and what it is in each."""
     worth = [name for costs in costs_ms for name, cost in costs.items() if cost >= WORTH_TELLING * sum(costs.values())]
     told = {name: " ".join(f"{costs.get(name, 0.0):.1f}" for costs in costs_ms) for name in worth}

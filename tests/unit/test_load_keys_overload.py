@@ -25,7 +25,7 @@ from loadtests.keys.counters import between, counts_of, settled
 from loadtests.keys.crew import Crew, shares
 from loadtests.keys.open_loop import Part, Schedule, Sent, poisson, send
 from loadtests.keys.overload import Overloaded, Peak, Service, costs_ms, judged, peak
-from loadtests.keys.processors import computed_by, parts, shown, spent_s
+from loadtests.keys.processors import by_process, computed_by, shown, spent_s
 from tests.unit.load_bench import on_a_thread
 from tests.unit.load_client_fakes import MODEL, Endpoint
 from tests.unit.load_keys import answered
@@ -158,8 +158,8 @@ def test_the_processor_time_of_a_service_is_that_of_its_processes() -> None:
     after = {1: ("engine", 19.0), 2: ("edge", 1.5), 3: ("edge", 0.4), 4: ("idle", 0.1)}
     found = spent_s(before, after)
     assert list(found.items()) == [("engine", 9.0), ("edge", pytest.approx(0.9)), ("idle", 0.1)]
-    assert parts(found, {"edge": 1.0}) == "engine 9.0 0.0, edge 0.9 1.0"
-    assert parts({}) == ""
+    assert by_process(found, {"edge": 1.0}) == "engine 9.0 0.0, edge 0.9 1.0"
+    assert by_process({}) == ""
 
 
 def names_below(pid: int) -> set[str]:
